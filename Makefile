@@ -1,0 +1,42 @@
+# make demo   set-up, then the whole worker at work: SQLite, a simulated Linq, two passes
+# make test   set-up, then the tests, on SQLite and on a real PostgreSQL
+# make check  what CI runs: lint, format, types, tests
+# make format puts the code into shape
+PYTHON ?= python3
+PYTEST_ARGS ?=
+export PYTHON
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+
+.PHONY: demo test check lint format lock clean
+.DEFAULT_GOAL := check
+
+demo:
+	@scripts/setup.sh
+	@.venv/bin/share-worker demo
+
+test:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint:
+	@scripts/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+check: lint test
+
+format:
+	@scripts/setup.sh dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+# Pins what a deployment installs; carries hashes and no index lines.
+lock:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes .venv fit for the work: 'setup.sh' for running the worker, 'setup.sh dev' for its tests and checks too.
+# It may be run from any state: a moved, half-made or outdated environment is made anew.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-run}
+python=${PYTHON:-python3}
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+  fail "Python 3.11 or newer is needed, but '$python' is $("$python" --version 2>&1 || true); name another one: make PYTHON=python3.13 ..."
+
+wanted=$({ cat pyproject.toml scripts/setup.sh; "$python" -VV; pwd; } | cksum)
+stamp=.venv/.ready-$what
+if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && .venv/bin/python -c 'import worker, typer, sqlalchemy' 2>/dev/null; then
+  exit 0
+fi
+
+make_venv() {
+  rm -rf .venv
+  "$python" -m venv .venv 2>/dev/null && return
+  # Debian's python3 comes without ensurepip; either of these two brings what is missing.
+  rm -rf .venv
+  "$python" -m virtualenv .venv 2>/dev/null && return
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
+    rm -rf .venv
+    "$python" -m venv .venv && return
+  fi
+  fail "'$python -m venv' does not work here; install python3-venv (Debian, Ubuntu) or 'pip install virtualenv'"
+}
+
+echo "setup: preparing .venv ($what)" >&2
+same_place=$(cat .venv/.place 2>/dev/null || true)
+if [[ $same_place != "$(pwd) $("$python" -VV)" ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  make_venv
+  echo "$(pwd) $("$python" -VV)" >.venv/.place
+fi
+pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+pip install --upgrade 'pip>=25.1' # the first pip that reads dependency groups
+if [[ $what == dev ]]; then
+  pip install --editable . --group dev
+else
+  pip install --editable .
+fi
+echo "$wanted" >"$stamp"

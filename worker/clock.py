@@ -1,0 +1,38 @@
+"""Time, as an argument: what reads the time or waits is handed a clock, so that a test can hand it another one."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """The time of day, the time passed, and waiting."""
+
+    def now(self) -> datetime:
+        """The time of day, aware, in UTC. It may be stepped, also backwards."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back, and may stand still while the machine sleeps."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """The machine's time of day, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """The machine's monotonic clock, in seconds."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of the event loop's time."""
+        await asyncio.sleep(seconds)
