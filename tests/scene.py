@@ -1,0 +1,143 @@
+"""A small world to test in: a simulated account, a database, and the few moves that tests make in both at once."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from typing import Protocol
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import chats, database
+from worker.clock import Clock
+from worker.eligibility import Rules
+from worker.ledger import Outcome, Trigger
+from worker.linq import Linq
+from worker.pace import Limits
+from worker.share_pass import PassResult, run_pass
+from worker.simulated_account import Account, Line
+from worker.simulated_chats import Chat
+from worker.tables import chats as chats_table
+from worker.tables import share_attempts
+
+LINE = "+15550100001"
+
+
+class MovableClock(Clock, Protocol):
+    def move(self, **span: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A row of the ledger."""
+
+    chat_id: str
+    share_day: date
+    sequence: int
+    outcome: Outcome
+    run_id: str
+    claimed_at: datetime
+    finished_at: datetime | None
+    http_status: int | None
+    error_code: int | None
+    error_message: str | None
+    trace_id: str | None
+
+
+@dataclass
+class Scene:
+    engine: AsyncEngine
+    account: Account
+    base_url: str
+    clock: MovableClock
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add_line(self, number: str = LINE, *, active: bool | None = True) -> None:
+        """A line of the account; with an active card, an inactive one, or (None) without a card."""
+        self.account.put_line(Line(number))
+        if active is not None:
+            self.account.put_card(number, first_name="Acme", last_name="Support")
+            if not active:
+                self.account.deactivate_card(number)
+
+    async def add_chat(self, chat_id: str, **changes: str | bool | datetime | None) -> Chat:
+        """A chat that is due, but for the changes; in the account and in the table."""
+        usual = Chat(
+            id=chat_id,
+            from_number=LINE,
+            last_outbound_at=self.clock.now() - timedelta(hours=2),
+            created_at=self.clock.now() - timedelta(days=30),
+        )
+        chat = replace(usual, **changes)  # type: ignore[arg-type] # the changes are fields of a chat
+        self.account.put_chat(chat)
+        await self.know(chat)
+        return chat
+
+    async def know(self, *known: Chat) -> None:
+        """Write chats of the account into the table."""
+        rows = [
+            chats.KnownChat(
+                id=chat.id,
+                from_number=chat.from_number,
+                service=chat.service,
+                is_group=chat.is_group,
+                last_outbound_at=chat.last_outbound_at,
+                last_inbound_at=chat.last_inbound_at,
+                health_status=chat.health_status,
+            )
+            for chat in known
+        ]
+        async with database.write(self.engine) as connection:
+            await chats.add_chats(connection, rows)
+
+    async def change_chat(self, chat_id: str, **values: object) -> None:
+        """Change a row of the table `chats`."""
+        async with database.write(self.engine) as connection:
+            await connection.execute(chats_table.update().where(chats_table.c.id == chat_id).values(**values))
+
+    async def one_pass(
+        self,
+        *,
+        rules: Rules | None = None,
+        limits: Limits | None = None,
+        trigger: Trigger = Trigger.COMMAND,
+        seconds: float = 30,
+        engine: AsyncEngine | None = None,
+    ) -> PassResult:
+        """A pass of a worker of its own."""
+        limits = limits or Limits(per_second=0)
+        linq = Linq(
+            self.account.api_key,
+            base_url=self.base_url,
+            timeout=seconds,
+            connections=limits.concurrency,
+            clock=self.clock,
+        )
+        async with linq:
+            return await run_pass(
+                engine or self.engine,
+                linq,
+                rules or Rules(),
+                limits,
+                trigger=trigger,
+                clock=self.clock,
+                stop=self.stop,
+            )
+
+    async def attempts(self, chat_id: str | None = None) -> list[Attempt]:
+        """The ledger, in the order of its key."""
+        columns = [share_attempts.c[name] for name in Attempt.__dataclass_fields__]
+        statement = select(*columns).order_by(*share_attempts.primary_key)
+        if chat_id is not None:
+            statement = statement.where(share_attempts.c.chat_id == chat_id)
+        async with database.read(self.engine) as connection:
+            rows = (await connection.execute(statement)).mappings()
+            return [Attempt(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
+
+    async def outcomes(self) -> dict[str, str]:
+        """What became of each chat that has an attempt."""
+        return {attempt.chat_id: attempt.outcome.value for attempt in await self.attempts()}
+
+    def called(self) -> list[str]:
+        """The chats for which the simulated Linq was called, in order."""
+        return [call.chat_id for call in self.account.share_calls]

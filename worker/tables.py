@@ -1,0 +1,159 @@
+"""The tables: the same on SQLite and PostgreSQL, in UTC, and kept equal to the migrations by a test.
+
+`chats` is the partner's to fill; `contact_cards`, `share_attempts` and `runs` are the worker's own. The primary key of
+`share_attempts` is what holds 'at most once per chat and day': the database refuses a second row, whoever asks.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    false,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import JSON, TypeEngine
+
+SQLITE_TIME: Final = "%Y-%m-%d %H:%M:%S.%f"
+"""How a time is written in SQLite: UTC, and in an order that sorts as text."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment: `timestamptz` on PostgreSQL, text in UTC on SQLite; always aware, in UTC, in Python.
+
+    In SQLite a partner may have written the text, so whatever ISO 8601 allows is read, and a time without a zone is
+    UTC.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str] | TypeEngine[datetime]:
+        """Pick the column type of the database at hand."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Text())
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
+        """Write a moment; one without a zone is a mistake of the caller's and is refused."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            msg = f"a time needs its zone, but {value!r} has none"
+            raise ValueError(msg)
+        moment = value.astimezone(UTC)
+        return moment.strftime(SQLITE_TIME) if dialect.name == "sqlite" else moment
+
+    def process_result_value(
+        self,
+        value: object | None,
+        dialect: Dialect,  # noqa: ARG002 -- SQLAlchemy's signature
+    ) -> datetime | None:
+        """Read a moment, in UTC."""
+        if value is None:
+            return None
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+    def coerce_compared_value(self, op: object, value: object) -> "UtcTime":  # noqa: ARG002 -- SQLAlchemy's signature
+        """Let comparisons write the other side in the same way."""
+        return self
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# Byte order on PostgreSQL: a walk by key compares ids some millions of times, and a locale's rules make that slow.
+CHAT_ID: Final[TypeEngine[str]] = Text().with_variant(Text(collation="C"), "postgresql")
+
+chats = Table(
+    "chats",
+    metadata,
+    Column("id", CHAT_ID, primary_key=True, nullable=False),
+    Column("from_number", Text, nullable=False),
+    Column("service", Text),
+    Column("is_group", Boolean, nullable=False, server_default=false()),
+    Column("last_outbound_at", UtcTime),
+    Column("last_inbound_at", UtcTime),
+    Column("health_status", Text),
+    Column("paused_at", UtcTime),
+    Column("paused_reason", Text),
+    Column("missing_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
+    Column("updated_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
+    Index(None, "from_number"),
+    sqlite_with_rowid=False,
+)
+
+contact_cards = Table(
+    "contact_cards",
+    metadata,
+    Column("phone_number", Text, primary_key=True, nullable=False),
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("image_url", Text),
+    Column("is_active", Boolean, nullable=False),
+    Column("checked_at", UtcTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+share_attempts = Table(
+    "share_attempts",
+    metadata,
+    Column("chat_id", CHAT_ID, primary_key=True, nullable=False),
+    Column("share_day", Date, primary_key=True, nullable=False),
+    Column("sequence", Integer, primary_key=True, nullable=False, autoincrement=False),
+    Column("outcome", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("claimed_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("http_status", Integer),
+    Column("error_code", Integer),
+    Column("error_message", Text),
+    Column("trace_id", Text),
+    Column("requested_by", Text),
+    Column("reason", Text),
+    Index("ix_share_attempts_run_id", "run_id"),
+    Index("ix_share_attempts_share_day_outcome", "share_day", "outcome"),
+    # Tiny at all times: what is being called now. Stale claims are found in it without a look at history.
+    Index(
+        "ix_share_attempts_claimed",
+        "claimed_at",
+        postgresql_where=text("outcome = 'claimed'"),
+        sqlite_where=text("outcome = 'claimed'"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("share_day", Date, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("status", Text, nullable=False),
+    Column("detail", Text),
+    Column("tally", JSON().with_variant(JSONB(), "postgresql")),
+    Index("ix_runs_started_at", "started_at"),
+    Index("ix_runs_share_day", "share_day"),
+    sqlite_with_rowid=False,
+)
