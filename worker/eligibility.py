@@ -1,0 +1,228 @@
+"""Who is due: one SQL expression that gives each chat its verdict, read by everything that needs to know.
+
+The claim, the tally of skips, the dry run and every explanation evaluate this same expression, so they cannot
+disagree. A verdict is the first rule, in the order of `Verdict`, that holds. In doubt a chat is not due: an answer
+that was lost counts as a share, and an attempt from the future (a clock was stepped back) as one just made.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Select,
+    Text,
+    and_,
+    case,
+    column,
+    exists,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    values,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from worker.tables import UtcTime, chats, contact_cards, share_attempts
+
+
+class Verdict(StrEnum):
+    """Whether a chat is due, or the first rule that says no; in the order in which the rules are asked."""
+
+    PAUSED = "paused"
+    MISSING = "missing"
+    NOT_IMESSAGE = "not_imessage"
+    NO_OUTBOUND = "no_outbound"
+    OPTED_OUT = "opted_out"
+    NO_CARD = "no_card"
+    CARD_INACTIVE = "card_inactive"
+    ALREADY_TODAY = "already_today"
+    TOO_SOON = "too_soon"
+    CAP_REACHED = "cap_reached"
+    DORMANT = "dormant"
+    GROUP_EXCLUDED = "group_excluded"
+    DUE = "due"
+
+    @property
+    def meaning(self) -> str:
+        """The verdict in a few words, for people."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: Final = {
+    Verdict.PAUSED: "an admin paused the chat",
+    Verdict.MISSING: "Linq knows no such chat",
+    Verdict.NOT_IMESSAGE: "SMS, RCS or unknown: a share has no effect",
+    Verdict.NO_OUTBOUND: "no outbound message is known yet",
+    Verdict.OPTED_OUT: "the recipient opted out",
+    Verdict.NO_CARD: "the line has no contact card",
+    Verdict.CARD_INACTIVE: "the line's contact card is not active",
+    Verdict.ALREADY_TODAY: "called, or perhaps called, on this share day",
+    Verdict.TOO_SOON: "SHARE_MIN_HOURS or SHARE_EVERY_DAYS not over",
+    Verdict.CAP_REACHED: "SHARE_MAX_PER_CHAT shares made",
+    Verdict.DORMANT: "no outbound message in SHARE_ACTIVE_DAYS",
+    Verdict.GROUP_EXCLUDED: "a group, and SHARE_INCLUDE_GROUPS is false",
+    Verdict.DUE: "nothing speaks against a share now",
+}
+
+NOT_CALLED: Final = "unsent"
+NOT_SHARED: Final = ("unsent", "rejected")
+"""Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the settings say of who is due. Days are share days: dates in `timezone`."""
+
+    timezone: tzinfo = UTC
+    every_days: int = 1
+    min_hours: float = 1
+    max_per_chat: int = 0
+    active_days: int = 0
+    include_groups: bool = True
+
+    def share_day(self, now: datetime) -> date:
+        """The share day that a moment belongs to."""
+        return now.astimezone(self.timezone).date()
+
+
+def verdict(rules: Rules, now: datetime, cards: FromClause = contact_cards) -> ColumnElement[str]:
+    """The verdict on a row of `chats`, which the statement joins with `cards` (see `source`), at a moment."""
+    rows: list[tuple[ColumnElement[bool], Verdict]] = [
+        (chats.c.paused_at.is_not(None), Verdict.PAUSED),
+        (chats.c.missing_at.is_not(None), Verdict.MISSING),
+        (func.lower(func.coalesce(chats.c.service, "")) != "imessage", Verdict.NOT_IMESSAGE),
+        (chats.c.last_outbound_at.is_(None), Verdict.NO_OUTBOUND),
+        (func.upper(func.coalesce(chats.c.health_status, "")) == "OPTED_OUT", Verdict.OPTED_OUT),
+        (cards.c.phone_number.is_(None), Verdict.NO_CARD),
+        (cards.c.is_active.is_not(True), Verdict.CARD_INACTIVE),
+        (_called_on(rules.share_day(now)), Verdict.ALREADY_TODAY),
+        (_too_soon(rules, now), Verdict.TOO_SOON),
+    ]
+    if rules.max_per_chat:
+        rows.append((_shares(rules.max_per_chat) >= rules.max_per_chat, Verdict.CAP_REACHED))
+    if rules.active_days:
+        rows.append((_utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days), Verdict.DORMANT))
+    if not rules.include_groups:
+        rows.append((chats.c.is_group.is_(True), Verdict.GROUP_EXCLUDED))
+    return case(*((rule, _name(name)) for rule, name in rows), else_=_name(Verdict.DUE))
+
+
+def source(cards: FromClause = contact_cards) -> FromClause:
+    """Chats, each with its line's card where there is one: what a verdict is evaluated over."""
+    return chats.outerjoin(cards, cards.c.phone_number == chats.c.from_number)
+
+
+def as_cards(activity: Mapping[str, bool]) -> FromClause:
+    """Cards that were read but not stored (line -> is its card active), in place of the table: for a dry run."""
+    rows = list(activity.items())
+    if not rows:
+        return select(literal("", Text).label("phone_number"), false().label("is_active")).where(false()).cte("cards")
+    return values(column("phone_number", Text), column("is_active", Boolean), name="cards").data(rows).cte("cards")
+
+
+def due_ids(
+    rules: Rules,
+    now: datetime,
+    *,
+    after: str = "",
+    among: Collection[str] | None = None,
+    cards: FromClause = contact_cards,
+) -> Select[str]:
+    """The ids of due chats in the order of the key: those after an id, or those among some."""
+    statement = select(chats.c.id).select_from(source(cards)).where(verdict(rules, now, cards) == Verdict.DUE.value)
+    if among is not None:
+        return statement.where(chats.c.id.in_(among)).order_by(chats.c.id)
+    return statement.where(chats.c.id > after).order_by(chats.c.id)
+
+
+async def count_verdicts(
+    connection: AsyncConnection,
+    rules: Rules,
+    now: datetime,
+    *,
+    without_run: str = "",
+    cards: FromClause = contact_cards,
+) -> dict[Verdict, int]:
+    """How many chats have each verdict; chats that the run `without_run` attempted today are left out."""
+    judged = select(verdict(rules, now, cards).label("verdict")).select_from(source(cards))
+    if without_run:
+        attempt = share_attempts.alias("of_the_run")
+        judged = judged.where(
+            ~exists().where(
+                attempt.c.run_id == without_run,
+                attempt.c.share_day == rules.share_day(now),
+                attempt.c.chat_id == chats.c.id,
+            )
+        )
+    found = judged.subquery()
+    result = await connection.execute(select(found.c.verdict, func.count()).group_by(found.c.verdict))
+    counts = {Verdict(name): count for name, count in result}
+    return {name: counts[name] for name in Verdict if name in counts}
+
+
+def _called_on(day: date) -> ColumnElement[bool]:
+    attempt = share_attempts.alias("today")
+    return exists().where(attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED)
+
+
+def _too_soon(rules: Rules, now: datetime) -> ColumnElement[bool]:
+    """A call in the last hours, or a share in the last days; a claim of a clock that runs ahead counts as well."""
+    attempt = share_attempts.alias("before")
+    since = now - timedelta(hours=rules.min_hours)
+    interval = rules.share_day(now) - timedelta(days=rules.every_days)
+    # Two days of slack: the claims may have been made when SHARE_TIMEZONE was another one.
+    earliest = min(since.astimezone(UTC).date() - timedelta(days=2), interval)
+    return exists().where(
+        attempt.c.chat_id == chats.c.id,
+        attempt.c.share_day >= earliest,
+        or_(
+            and_(attempt.c.claimed_at > since, attempt.c.outcome != NOT_CALLED),
+            and_(attempt.c.share_day > interval, attempt.c.outcome.not_in(NOT_SHARED)),
+        ),
+    )
+
+
+def _shares(enough: int) -> ColumnElement[int]:
+    """How many shares the chat had, counted as far as is needed."""
+    attempt = share_attempts.alias("ever")
+    some = (
+        select(attempt.c.chat_id)
+        .where(attempt.c.chat_id == chats.c.id, attempt.c.outcome.not_in(NOT_SHARED))
+        .limit(enough)
+        .correlate(chats)
+        .subquery()
+    )
+    return select(func.count()).select_from(some).scalar_subquery()
+
+
+class _utc(FunctionElement[datetime]):  # noqa: N801 -- named as SQL functions are
+    """A partner's own time column, made comparable: SQLite holds text, which may be any ISO 8601."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(_utc)
+def _compile_utc(element: _utc, compiler: SQLCompiler, **options: object) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(_utc, "sqlite")
+def _compile_utc_sqlite(element: _utc, compiler: SQLCompiler, **options: object) -> str:
+    return f"strftime('%Y-%m-%d %H:%M:%f', {compiler.process(element.clauses, **options)})"
+
+
+def _name(verdict_: Verdict) -> ColumnElement[str]:
+    return literal_column(f"'{verdict_.value}'", Text)

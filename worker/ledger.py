@@ -1,0 +1,338 @@
+"""The ledger: which chat was called when, by which pass, and what came of it.
+
+Claim, record and release are each one statement on a row of `share_attempts`, in a transaction of the caller's. The
+table's key (chat, share day, sequence) refuses the second claim of a day, whatever the code, the clocks or the number
+of workers; and no one may call without a claim that is committed. Nothing here knows of HTTP.
+
+    (no row) --claim--> claimed --record--> shared | rejected | unknown
+                          |  ^
+                   release|  |claim
+                          v  |
+                         unsent
+    claimed, for 15 minutes: its worker is dead --settle--> unknown
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Final, TypedDict
+
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.eligibility import Rules, due_ids
+from worker.tables import UtcTime, chats, runs, share_attempts
+
+STALE_AFTER: Final = timedelta(minutes=15)
+"""The age at which a claim belongs to a dead worker. Far more than the longest call, so that it hurts no live one."""
+
+SCHEDULED: Final = 0
+"""The sequence of the day's one scheduled call; reruns take the next numbers."""
+
+
+class Outcome(StrEnum):
+    """What became of an attempt."""
+
+    CLAIMED = "claimed"
+    SHARED = "shared"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    UNSENT = "unsent"
+
+    @property
+    def meaning(self) -> str:
+        """The outcome in a few words, for people."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: Final = {
+    Outcome.CLAIMED: "being called now",
+    Outcome.SHARED: "Linq took the share",
+    Outcome.REJECTED: "Linq said no; not called again today",
+    Outcome.UNKNOWN: "no answer tells; counts as called",
+    Outcome.UNSENT: "the request never left; stays due today",
+}
+
+
+class Trigger(StrEnum):
+    """What started a pass."""
+
+    SCHEDULE = "schedule"
+    CATCH_UP = "catch_up"
+    RESUME = "resume"
+    COMMAND = "command"
+    RERUN = "rerun"
+
+
+class RunStatus(StrEnum):
+    """How a pass stands, or ended."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    """Every chat that was due was attempted."""
+    STOPPED = "stopped"
+    """It ended before that, on purpose: a signal, Linq down or refusing, the end of the day."""
+    FAILED = "failed"
+    """It could not do its work: no cards, no database."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The right to call share once for a chat, held by one run."""
+
+    chat_id: str
+    share_day: date
+    sequence: int
+    run_id: str
+    claimed_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What came of a call: the outcome, and what Linq said where it said something."""
+
+    outcome: Outcome
+    http_status: int | None = None
+    error_code: int | None = None
+    error_message: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """An answer on its way into the ledger."""
+
+    claim: Claim
+    answer: Answer
+    finished_at: datetime
+
+
+class Tally(TypedDict, total=False):
+    """What a pass did, as `runs.tally` keeps it: each chat of the table is in exactly one number."""
+
+    shared: int
+    rejected: int
+    unknown: int
+    unsent: int
+    left: int
+    """Due, but not attempted, because the pass ended first."""
+    skipped: dict[str, int]
+    """By verdict: not due."""
+
+
+async def claim(
+    connection: AsyncConnection,
+    rules: Rules,
+    *,
+    run_id: str,
+    now: datetime,
+    among: Collection[str],
+    at_most: int,
+) -> list[Claim]:
+    """Claim up to `at_most` chats of `among` that are due at `now`, for the day's scheduled call; return the claims.
+
+    The caller commits, and calls only then. Which chats are claimed is decided by the database, in this order:
+
+    1. On PostgreSQL the rows of the candidates are locked; those that another worker holds are passed over. SQLite's
+    write
+       lock, which the transaction holds already, does the same for all rows.
+    2. Under the lock the verdict is asked again, by a statement that sees every claim committed before it. So two
+    workers
+       whose clocks disagree about the date cannot both find the chat due.
+    3. The key refuses a second row for the chat and day. One that is `unsent` is claimed anew, in its place.
+    """
+    if not among or at_most < 1:
+        return []
+    due = due_ids(rules, now, among=among).limit(at_most)
+    if connection.dialect.name == "postgresql":
+        locked = await connection.execute(due.with_for_update(of=chats, skip_locked=True))
+        ids = list(locked.scalars())
+        if not ids:
+            return []
+        due = due_ids(rules, now, among=ids)
+    day = rules.share_day(now)
+    row = {
+        "share_day": literal(day),
+        "sequence": literal(SCHEDULED),
+        "outcome": literal(Outcome.CLAIMED.value),
+        "run_id": literal(run_id),
+        "claimed_at": literal(now, UtcTime()),
+    }
+    chosen = due.subquery()
+    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # SQLite cannot parse ON CONFLICT after a SELECT that has no WHERE.
+    statement = upsert(share_attempts).from_select(["chat_id", *row], select(chosen.c.id, *row.values()).where(true()))
+    statement = statement.on_conflict_do_update(
+        index_elements=["chat_id", "share_day", "sequence"],
+        set_={
+            "outcome": Outcome.CLAIMED.value,
+            "run_id": run_id,
+            "claimed_at": literal(now, UtcTime()),
+            **_NO_ANSWER,
+        },
+        where=share_attempts.c.outcome == Outcome.UNSENT.value,
+    )
+    claimed = await connection.execute(statement.returning(share_attempts.c.chat_id))
+    return [
+        Claim(chat_id=chat_id, share_day=day, sequence=SCHEDULED, run_id=run_id, claimed_at=now)
+        for chat_id in sorted(claimed.scalars())
+    ]
+
+
+async def record(connection: AsyncConnection, answers: Sequence[Recorded]) -> None:
+    """Write down what came of calls. Doing it twice does no harm: a commit whose word was lost may be repeated.
+
+    An answer that comes so late that its claim was settled as `unknown` replaces that: the run that called knows
+    better.
+    """
+    if answers:
+        await connection.execute(_RECORD, [_recorded_row(answer) for answer in answers])
+
+
+async def release(connection: AsyncConnection, claims: Collection[Claim], *, why: str, now: datetime) -> None:
+    """Give back claims for which nothing was sent: their chats stay due. One that never got into the table is none."""
+    answer = Answer(outcome=Outcome.UNSENT, error_message=why)
+    await record(connection, [Recorded(claim=claim, answer=answer, finished_at=now) for claim in claims])
+
+
+async def settle_stale(connection: AsyncConnection, now: datetime) -> int:
+    """Turn the claims of dead workers into `unknown`; return how many there were."""
+    result = await connection.execute(
+        update(share_attempts)
+        .where(share_attempts.c.outcome == _CLAIMED, share_attempts.c.claimed_at < now - STALE_AFTER)
+        .values(
+            outcome=Outcome.UNKNOWN.value,
+            finished_at=now,
+            error_message="no answer was recorded: the worker ended, or lost its database, during the call",
+        )
+    )
+    return result.rowcount
+
+
+async def open_run(
+    connection: AsyncConnection, *, run_id: str, trigger: Trigger, share_day: date, worker: str, now: datetime
+) -> None:
+    """Write down that a pass began."""
+    await connection.execute(
+        insert(runs).values(
+            id=run_id,
+            trigger=trigger.value,
+            share_day=share_day,
+            worker=worker,
+            started_at=now,
+            status=RunStatus.RUNNING.value,
+        )
+    )
+
+
+async def close_run(
+    connection: AsyncConnection,
+    *,
+    run_id: str,
+    status: RunStatus,
+    detail: str | None,
+    tally: Tally | None,
+    now: datetime,
+) -> None:
+    """Write down how a pass ended."""
+    await connection.execute(
+        update(runs).where(runs.c.id == run_id).values(status=status.value, detail=detail, tally=tally, finished_at=now)
+    )
+
+
+async def running_workers(connection: AsyncConnection) -> list[str]:
+    """The workers of the runs that are marked as running."""
+    return list(
+        (await connection.execute(select(runs.c.worker).where(runs.c.status == RunStatus.RUNNING.value))).scalars()
+    )
+
+
+async def close_dead_runs(connection: AsyncConnection, *, workers: Collection[str], today: date, now: datetime) -> int:
+    """Mark as failed the runs that cannot be running any more; return how many there were.
+
+    Those are the ones of workers that ended or are about to begin another run, and those of days that are over.
+    """
+    result = await connection.execute(
+        update(runs)
+        .where(
+            runs.c.status == RunStatus.RUNNING.value,
+            or_(runs.c.worker.in_(workers), runs.c.share_day < today - timedelta(days=1)),
+        )
+        .values(
+            status=RunStatus.FAILED.value,
+            finished_at=now,
+            detail="the worker ended without finishing the pass",
+        )
+    )
+    return result.rowcount
+
+
+async def outcomes_of(connection: AsyncConnection, run_id: str) -> dict[Outcome, int]:
+    """How many attempts of a run have each outcome."""
+    result = await connection.execute(
+        select(share_attempts.c.outcome, func.count())
+        .where(share_attempts.c.run_id == run_id)
+        .group_by(share_attempts.c.outcome)
+    )
+    return {Outcome(outcome): count for outcome, count in result}
+
+
+# Spelled out in the statement: PostgreSQL uses the partial index on 'claimed' only where it sees the word.
+_CLAIMED: Final[ColumnElement[str]] = literal_column("'claimed'", Text)
+
+_NO_ANSWER: Final = {name: null() for name in ("finished_at", "http_status", "error_code", "error_message", "trace_id")}
+
+_RECORD: Final = (
+    update(share_attempts)
+    .where(
+        share_attempts.c.chat_id == bindparam("claim_chat_id"),
+        share_attempts.c.share_day == bindparam("claim_share_day"),
+        share_attempts.c.sequence == bindparam("claim_sequence"),
+        share_attempts.c.run_id == bindparam("claim_run_id"),
+        share_attempts.c.claimed_at == bindparam("claim_claimed_at"),
+        or_(
+            share_attempts.c.outcome == Outcome.CLAIMED.value,
+            share_attempts.c.outcome == Outcome.UNKNOWN.value,
+        ),
+    )
+    .values(
+        outcome=bindparam("answer_outcome"),
+        finished_at=bindparam("answer_finished_at"),
+        http_status=bindparam("answer_http_status"),
+        error_code=bindparam("answer_error_code"),
+        error_message=bindparam("answer_error_message"),
+        trace_id=bindparam("answer_trace_id"),
+    )
+)
+
+
+def _recorded_row(recorded: Recorded) -> dict[str, object]:
+    claim, answer = recorded.claim, recorded.answer
+    return {
+        "claim_chat_id": claim.chat_id,
+        "claim_share_day": claim.share_day,
+        "claim_sequence": claim.sequence,
+        "claim_run_id": claim.run_id,
+        "claim_claimed_at": claim.claimed_at,
+        "answer_outcome": answer.outcome.value,
+        "answer_finished_at": recorded.finished_at,
+        "answer_http_status": answer.http_status,
+        "answer_error_code": answer.error_code,
+        "answer_error_message": answer.error_message,
+        "answer_trace_id": answer.trace_id,
+    }
