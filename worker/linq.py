@@ -1,0 +1,304 @@
+"""A client of Linq's Partner API, as far as the worker needs it; nothing about databases, days or who is due.
+
+`share` sends its request once: no layer below repeats it (`retries=0`, no redirects), and whatever fails is
+`PerhapsDone`, unless it is one of the few errors that can only come before a byte of the request has left. Reads are
+repeated. What answers mean is in `worker.linq_answers`.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from worker import __version__
+from worker.clock import Clock, SystemClock
+from worker.linq_answers import (
+    Card,
+    CardInactive,
+    Chat,
+    Json,
+    Line,
+    LinqError,
+    Message,
+    NeverSent,
+    PerhapsDone,
+    RateLimited,
+    excerpt,
+    one_line,
+    read_card,
+    read_chat,
+    read_line,
+    read_list,
+    read_message,
+    refusal,
+)
+
+BASE_URL: Final = "https://api.linqapp.com/api/partner"
+REQUEST_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 10.0
+KEEPALIVE_SECONDS: Final = 4.0
+"""Idle connections are given up before common servers close them (5 s and more): a closing one may swallow a call."""
+READ_TRIES: Final = 4
+READ_BACKOFF_SECONDS: Final = 0.5
+READ_PATIENCE_SECONDS: Final = 60.0
+"""The longest Retry-After that a read waits for by itself."""
+PAGE_SIZE: Final = 100
+LARGEST_ANSWER: Final = 32 * 1024 * 1024
+LARGEST_ERROR: Final = 64 * 1024
+
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""What httpx's own transport raises before the request could leave, and never after: proved over sockets in the tests.
+Another transport may use these classes otherwise; one that does must not be put in its place."""
+
+
+class Linq:
+    """A client for one account; open it with `async with`.
+
+    Shares go over up to `connections` connections, each with a pool of its own: httpx's one pool of many connections
+    spends its time looking through them. Each call ends within `timeout` seconds, connecting included, however slowly
+    it trickles.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base_url: str = BASE_URL,
+        timeout: float = REQUEST_SECONDS,
+        connections: int = 20,
+        clock: Clock | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = timeout
+        self._clock = clock or SystemClock()
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"linq-share-worker/{__version__}",
+        }
+        connect = min(CONNECT_SECONDS, timeout / 3)  # name, connection and TLS together stay within the deadline
+        self._extensions = {"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}}
+        self._verify = httpx.create_ssl_context()
+        self._free = asyncio.Semaphore(connections)
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._opened = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Linq(base_url={self._base_url!r})"
+
+    async def __aenter__(self) -> Self:
+        """Nothing connects before the first call."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self._opened.aclose()
+
+    async def share(self, chat_id: str) -> int:
+        """Call share for a chat, once; return the status of Linq's 2xx.
+
+        At most once per call of this function: `NeverSent` alone means that it did not happen.
+
+        Raises:
+            LinqError: any of the six.
+        """
+        status, _ = await self._exchange("POST", f"/v3/chats/{quote(chat_id, safe='')}/share_contact_card")
+        return status
+
+    async def list_cards(self) -> list[Card]:
+        """Every contact card of the account, in one call. Where Linq does not say that a card is active, it is not.
+
+        Raises:
+            LinqError: any of the six, after repeated tries where those can help.
+        """
+        try:
+            answer = await self._read("/v3/contact_card")
+        except CardInactive:
+            return []
+        return [card for item in read_list(answer, "contact_cards") if (card := read_card(item)) is not None]
+
+    async def create_card(
+        self,
+        phone_number: str,
+        *,
+        first_name: str,
+        last_name: str | None = None,
+        image_url: str | None = None,
+    ) -> Card:
+        """Create a line's card. Linq allows three creations and updates per line in ten minutes.
+
+        Raises:
+            ChatRefused: 409/2014, an active card exists; 400/1002, not E.164.
+            PerhapsDone: 500/2022 or 503/4004, it did not complete; call again later.
+            LinqError: any other of the six.
+        """
+        wanted = {
+            "phone_number": phone_number,
+            "first_name": first_name,
+            "last_name": last_name,
+            "image_url": image_url,
+        }
+        body = {name: value for name, value in wanted.items() if value is not None}
+        return _told_card(await self._call("POST", "/v3/contact_card", body=body))
+
+    async def update_card(
+        self,
+        phone_number: str,
+        *,
+        first_name: str | None = None,
+        last_name: str | None = None,
+        image_url: str | None = None,
+    ) -> Card:
+        """Change a line's active card; what is None stays as it is. After a 503 the card is left not active.
+
+        Raises:
+            CardInactive: 404/2012, there is no active one.
+            LinqError: any other of the six, as for `create_card`.
+        """
+        wanted = {"first_name": first_name, "last_name": last_name, "image_url": image_url}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        path = f"/v3/contact_card?phone_number={quote(phone_number, safe='')}"
+        return _told_card(await self._call("PATCH", path, body=body))
+
+    async def chats(self, line: str | None = None) -> AsyncIterator[Chat]:
+        """The chats of a line, or of every line, a page at a time.
+
+        Raises:
+            LinqError: any of the six, after repeated tries where those can help.
+        """
+        narrowed = f"&from={quote(line, safe='')}" if line else ""
+        async for item in self._pages(f"/v3/chats?limit={PAGE_SIZE}{narrowed}", "chats"):
+            if (chat := read_chat(item)) is not None:
+                yield chat
+
+    async def messages(self, chat_id: str) -> AsyncIterator[Message]:
+        """The messages of a chat, a page at a time, in Linq's order.
+
+        Raises:
+            LinqError: any of the six, after repeated tries where those can help.
+        """
+        path = f"/v3/chats/{quote(chat_id, safe='')}/messages?limit={PAGE_SIZE}"
+        async for item in self._pages(path, "messages"):
+            yield read_message(item)
+
+    async def phone_numbers(self) -> list[Line]:
+        """The account's lines.
+
+        Raises:
+            LinqError: any of the six, after repeated tries where those can help.
+        """
+        answer = await self._read("/v3/phone_numbers")
+        return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]
+
+    async def _pages(self, path: str, name: str) -> AsyncIterator[Json]:
+        cursor: str | None = None
+        seen: set[str] = set()
+        while True:
+            answer = await self._read(path + (f"&cursor={quote(cursor, safe='')}" if cursor else ""))
+            for item in read_list(answer, name):
+                yield item
+            told = answer.get("next_cursor")
+            cursor = told if isinstance(told, str) else None
+            if not cursor:
+                return
+            if cursor in seen:
+                msg = f"Linq's pages of {name} run in a circle (cursor {cursor!r} came twice)"
+                raise PerhapsDone(msg)
+            seen.add(cursor)
+
+    async def _read(self, path: str) -> Json:
+        """GET, tried again where that does no harm and may help: backoff with jitter, or what `Retry-After` says."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._call("GET", path)
+            except (NeverSent, PerhapsDone, RateLimited) as error:
+                pause = error.retry_after
+                if pause is None:
+                    pause = READ_BACKOFF_SECONDS * 2 ** (tries - 1) * random.uniform(0.5, 1.5)  # noqa: S311 -- jitter
+                if tries == READ_TRIES or pause > READ_PATIENCE_SECONDS:
+                    raise
+            await self._clock.sleep(pause)
+
+    async def _call(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        """One request whose answer matters: the JSON object that came."""
+        status, answer = await self._exchange(method, path, body=body)
+        try:
+            told = json.loads(answer)
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            msg = f"Linq's answer to {method} {path.partition('?')[0]} is not a JSON object but {excerpt(answer)}"
+            raise PerhapsDone(msg, status=status)
+        return told
+
+    async def _exchange(self, method: str, path: str, *, body: Json | None = None) -> tuple[int, bytes]:
+        """Send one request, once; return the status and the body of a 2xx, and raise what anything else means.
+
+        A body that is cut short, or too large, does not unsay the status before it.
+        """
+        content = json.dumps(body).encode() if body is not None else b""
+        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
+        request = httpx.Request(
+            method, self._base_url + path, headers=headers, content=content, extensions=self._extensions
+        )
+        response: httpx.Response | None = None
+        received = bytearray()
+        complete = False
+        async with self._free:
+            transport = self._idle.pop() if self._idle else await self._open_transport()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    response = await transport.handle_async_request(request)
+                    limit = LARGEST_ANSWER if method == "GET" else LARGEST_ERROR
+                    async for part in response.aiter_bytes():
+                        received += part
+                        if len(received) > limit:
+                            break
+                    else:
+                        complete = True
+            except Exception as error:  # what is not known to be 'never sent' is 'perhaps done'
+                if response is None:
+                    raise self._no_answer(error) from error
+            finally:
+                if response is not None:
+                    await response.aclose()
+                self._idle.append(transport)
+        status = response.status_code
+        if 200 <= status < 300:
+            if method == "GET" and not complete:
+                raise PerhapsDone("Linq's answer broke off", status=status)
+            return status, bytes(received)
+        raise refusal(status, response.headers, response.reason_phrase, bytes(received), self._clock.now())
+
+    def _no_answer(self, error: Exception) -> LinqError:
+        if isinstance(error, NEVER_SENT):
+            return NeverSent(_said(error))
+        return PerhapsDone(f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else _said(error))
+
+    async def _open_transport(self) -> httpx.AsyncHTTPTransport:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
+        transport = httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=limits, retries=0)
+        return await self._opened.enter_async_context(transport)
+
+
+def _told_card(answer: Json) -> Card:
+    card = read_card(answer)
+    if card is None:
+        raise PerhapsDone("Linq's answer holds no card", status=200)
+    return card
+
+
+def _said(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
