@@ -1,0 +1,116 @@
+"""The simulator's own endpoints, under `/_simulator`: place and remove faults, read the share log, start afresh.
+
+For other processes and for curl; they ask for no key, which is why the simulator is served on loopback only.
+
+    GET    /_simulator/faults          the faults in force, with how often each has struck
+    POST   /_simulator/faults          place one: a JSON object with the fields of `Fault`; answers its id
+    DELETE /_simulator/faults[?id=1]   remove one, or all
+    GET    /_simulator/shares          the share log and its totals [?chat_id=...: of one chat]
+    GET    /_simulator/state           what the account holds, and how often each operation was called
+    POST   /_simulator/reset           forget log, limits, counts and faults; lines, cards and chats stay
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from worker.simulated_account import Account, ShareCall
+from worker.simulated_faults import fault_from_json
+
+CONTROLS_PATH: Final = "_simulator"
+"""The first part of the path of every control endpoint."""
+
+
+def controls(account: Account) -> Starlette:
+    """The control endpoints of an account, as an ASGI application."""
+
+    async def list_faults(_request: Request) -> JSONResponse:
+        return JSONResponse({"faults": account.faults.listing()})
+
+    async def add_fault(request: Request) -> JSONResponse:
+        try:
+            fault = fault_from_json(json.loads(await request.body()))
+        except ValueError as error:
+            return _refusal(400, str(error))
+        return JSONResponse({"id": account.add_fault(fault)}, status_code=201)
+
+    async def remove_faults(request: Request) -> JSONResponse:
+        given = request.query_params.get("id")
+        if given is None:
+            account.clear_faults()
+        else:
+            try:
+                account.remove_fault(int(given))
+            except (ValueError, KeyError):
+                return _refusal(404, f"id: no fault has the number {given!r}")
+        return JSONResponse({"faults": account.faults.listing()})
+
+    async def list_shares(request: Request) -> JSONResponse:
+        chat_id = request.query_params.get("chat_id")
+        calls = account.share_calls if chat_id is None else account.calls_of(chat_id)
+        return JSONResponse(share_totals(account) | {"log": _log(calls)})
+
+    async def show_state(_request: Request) -> JSONResponse:
+        cards = list(account.cards.values())
+        state = {
+            "lines": len(account.lines),
+            "cards": len(cards),
+            "active_cards": sum(account.is_active(card) for card in cards),
+            "chats": len(account.chats),
+            "faults": len(account.faults),
+            "requests": dict(account.requests),
+            "shares": share_totals(account),
+        }
+        return JSONResponse(state)
+
+    async def reset(_request: Request) -> JSONResponse:
+        account.reset()
+        return JSONResponse({"reset": True})
+
+    base = f"/{CONTROLS_PATH}"
+    return Starlette(
+        routes=[
+            Route(f"{base}/faults", list_faults, methods=["GET"]),
+            Route(f"{base}/faults", add_fault, methods=["POST"]),
+            Route(f"{base}/faults", remove_faults, methods=["DELETE"]),
+            Route(f"{base}/shares", list_shares, methods=["GET"]),
+            Route(f"{base}/state", show_state, methods=["GET"]),
+            Route(f"{base}/reset", reset, methods=["POST"]),
+        ]
+    )
+
+
+def share_totals(account: Account) -> dict[str, object]:
+    """The share log in numbers, and each chat that was called more than once in one UTC day."""
+    calls = account.share_calls
+    return {
+        "calls": len(calls),
+        "took_effect": sum(call.took_effect for call in calls),
+        "chats": len({call.chat_id for call in calls}),
+        "repeated_in_a_utc_day": [
+            {"chat_id": chat_id, "day": day.isoformat(), "calls": count}
+            for (chat_id, day), count in account.repeated_calls().items()
+        ],
+    }
+
+
+def _log(calls: Sequence[ShareCall]) -> list[dict[str, object]]:
+    return [
+        {
+            "chat_id": call.chat_id,
+            "at": call.at.isoformat().replace("+00:00", "Z"),
+            "status": call.status,
+            "took_effect": call.took_effect,
+            "trace_id": call.trace_id,
+        }
+        for call in calls
+    ]
+
+
+def _refusal(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status_code=status)
