@@ -1,0 +1,589 @@
+"""The pass, over real HTTP and on both databases: who is called, what is written down, how Linq's answers change it."""
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import event, select
+
+from tests.conftest import HandClock
+from tests.relay import relaying
+from tests.scene import LINE, Scene
+from worker import database
+from worker.clock import SystemClock
+from worker.eligibility import Rules
+from worker.ledger import Outcome, RunStatus, Trigger
+from worker.pace import Limits
+from worker.simulated_faults import Fault
+from worker.simulated_population import populate
+from worker.tables import chats, contact_cards, runs
+
+OTHER = "+15550100002"
+ONE_AT_A_TIME = Limits(per_second=0, concurrency=1)
+
+
+async def add_chats(scene: Scene, count: int, prefix: str = "chat", **changes: str | datetime) -> list[str]:
+    ids = [f"{prefix}-{number:03}" for number in range(count)]
+    for chat_id in ids:
+        await scene.add_chat(chat_id, **changes)
+    return ids
+
+
+async def chat_row(scene: Scene, chat_id: str) -> dict[str, object]:
+    async with database.read(scene.engine) as connection:
+        return dict((await connection.execute(select(chats).where(chats.c.id == chat_id))).mappings().one())
+
+
+# Who is called, and what is written down
+
+
+async def test_everyone_who_is_due_is_called_once_and_written_down(scene: Scene) -> None:
+    ids = await add_chats(scene, 45)
+    result = await scene.one_pass()
+    assert sorted(scene.called()) == ids
+    attempts = await scene.attempts()
+    assert [attempt.chat_id for attempt in attempts] == ids
+    assert {(attempt.outcome, attempt.http_status, attempt.sequence) for attempt in attempts} == {("shared", 202, 0)}
+    assert {attempt.run_id for attempt in attempts} == {result.run_id}
+    assert result.status is RunStatus.COMPLETED
+    assert result.tally == {"shared": 45, "rejected": 0, "unknown": 0, "unsent": 0, "left": 0, "skipped": {}}
+
+
+async def test_a_second_pass_on_the_same_day_calls_nobody(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    await scene.one_pass()
+    scene.clock.move(hours=3)
+    result = await scene.one_pass()
+    assert scene.called() == ["chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"already_today": 1}
+
+
+async def test_the_next_day_everyone_is_called_again(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    for _ in range(3):
+        await scene.one_pass()
+        scene.clock.move(days=1)
+    assert scene.called() == ["chat"] * 3
+    assert [attempt.share_day.day for attempt in await scene.attempts()] == [10, 11, 12]
+
+
+async def test_the_share_day_is_that_of_the_time_zone(scene: Scene) -> None:
+    """At 9:30 UTC it is the evening of the 10th in Tokyo; six hours later the 11th has begun there."""
+    await scene.add_chat("chat")
+    tokyo = Rules(timezone=ZoneInfo("Asia/Tokyo"))
+    first = await scene.one_pass(rules=tokyo)
+    scene.clock.move(hours=6)
+    second = await scene.one_pass(rules=tokyo)
+    assert [first.share_day, second.share_day] == [date(2026, 3, 10), date(2026, 3, 11)]
+    assert scene.called() == ["chat", "chat"]
+
+
+async def test_every_chat_of_every_kind_is_in_exactly_one_count(scene: Scene) -> None:
+    populate(scene.account, chats=400)
+    await scene.know(*scene.account.chats.values())
+    result = await scene.one_pass()
+    tally = result.tally
+    assert tally is not None
+    assert tally["shared"] + sum(tally["skipped"].values()) == 400
+    assert set(tally["skipped"]) == {"not_imessage", "no_outbound", "opted_out", "no_card", "card_inactive"}
+    assert Counter(scene.called()).most_common(1)[0][1] == 1
+    assert len(scene.called()) == tally["shared"] == sum(call.took_effect for call in scene.account.share_calls)
+
+
+async def test_more_chats_than_a_window_of_the_walk_are_all_called(scene: Scene) -> None:
+    populate(scene.account, chats=1_300)
+    await scene.know(*scene.account.chats.values())
+    result = await scene.one_pass(limits=Limits(per_second=0, concurrency=50))
+    assert result.tally is not None
+    assert result.tally["shared"] == len(set(scene.called())) == len(scene.called()) > 1_000
+
+
+async def test_a_limit_ends_the_pass_and_says_how_many_are_left(scene: Scene) -> None:
+    ids = await add_chats(scene, 12)
+    result = await scene.one_pass(limits=Limits(per_second=0, at_most=5))
+    assert sorted(scene.called()) == ids[:5]
+    assert result.status is RunStatus.COMPLETED
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["left"]) == (5, 7)
+
+
+async def test_no_more_calls_are_in_flight_than_allowed(scene: Scene) -> None:
+    await add_chats(scene, 30)
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.02))
+    together: list[int] = []
+
+    async def look() -> None:
+        while True:
+            together.append(sum(call.status is None for call in scene.account.share_calls))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await scene.one_pass(limits=Limits(per_second=0, concurrency=4))
+    looking.cancel()
+    assert max(together) == 4
+
+
+async def test_no_more_calls_start_in_a_second_than_allowed(scene: Scene) -> None:
+    await add_chats(scene, 25)
+    await scene.one_pass(limits=Limits(per_second=10, concurrency=20))
+    times = sorted(attempt.claimed_at for attempt in await scene.attempts())
+    assert len(times) == len(scene.called()) == 25
+    assert all(later - first >= timedelta(seconds=1) for first, later in zip(times, times[10:], strict=False))
+
+
+async def test_a_run_row_tells_what_the_pass_did(scene: Scene) -> None:
+    await add_chats(scene, 3)
+    await scene.add_chat("sms", service="SMS")
+    result = await scene.one_pass(trigger=Trigger.SCHEDULE)
+    async with database.read(scene.engine) as connection:
+        row = (await connection.execute(select(runs))).one()
+    assert (row.id, row.trigger, row.status, row.detail) == (result.run_id, "schedule", "completed", None)
+    assert (row.share_day, row.started_at) == (date(2026, 3, 10), result.started_at)
+    assert row.worker == f"{socket.gethostname()}:{os.getpid()}"
+    assert row.tally == result.tally
+    assert row.tally["skipped"] == {"not_imessage": 1}
+
+
+# The cards come first
+
+
+async def test_the_cards_are_read_in_one_call_and_stored_before_anyone_is_called(scene: Scene) -> None:
+    scene.add_line(OTHER, active=False)
+    await scene.add_chat("chat")
+    await scene.add_chat("other", from_number=OTHER)
+    result = await scene.one_pass()
+    assert scene.account.requests["list_cards"] == 1
+    async with database.read(scene.engine) as connection:
+        stored = (await connection.execute(select(contact_cards))).all()
+    assert {(row.phone_number, row.first_name, row.is_active) for row in stored} == {
+        (LINE, "Acme", True),
+        (OTHER, "Acme", False),
+    }
+    assert scene.called() == ["chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"card_inactive": 1}
+
+
+async def test_a_card_that_is_gone_at_linq_counts_no_longer(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    await scene.one_pass()
+    scene.account.remove_card(LINE)
+    scene.clock.move(days=1)
+    result = await scene.one_pass()
+    assert scene.called() == ["chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"no_card": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (Fault(path="list_cards", status=500), "500/3006"),
+        (Fault(path="list_cards", status=401, code=2004), "401/2004"),
+        (Fault(path="list_cards", status=502, body="<h1>Bad gateway</h1>", content_type="text/html"), "502"),
+        (Fault(path="list_cards", status=200, body='{"contact_cards": [{'), "not a JSON object"),
+        (Fault(path="list_cards", status=200, body="{}"), "no list 'contact_cards'"),
+        (Fault(path="list_cards", drop="before"), "RemoteProtocolError"),
+        (Fault(path="list_cards", status=200, cut_short=True), "broke off"),
+    ],
+)
+async def test_without_the_cards_nobody_is_called(scene: Scene, fault: Fault, word: str) -> None:
+    await scene.add_chat("chat")
+    scene.account.add_fault(fault)
+    result = await scene.one_pass()
+    assert result.status is RunStatus.FAILED
+    assert result.detail is not None
+    assert word in result.detail
+    assert scene.called() == []
+    assert await scene.attempts() == []
+    scene.account.clear_faults()
+    assert (await scene.one_pass()).status is RunStatus.COMPLETED
+    assert scene.called() == ["chat"]
+
+
+# What Linq's answers come to
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "status", "code"),
+    [
+        (Fault(path="share", status=200), "shared", 200, None),
+        (Fault(path="share", status=204, body=""), "shared", 204, None),
+        (Fault(path="share", status=202, body="<html>"), "shared", 202, None),
+        (Fault(path="share", cut_short=True), "shared", 202, None),
+        (Fault(path="share", status=400, code=1005), "rejected", 400, 1005),
+        (Fault(path="share", status=404, code=2001), "rejected", 404, 2001),
+        (Fault(path="share", status=409, code=2014), "rejected", 409, 2014),
+        (Fault(path="share", status=418, body="teapot"), "rejected", 418, None),
+        (Fault(path="share", status=429, code=1007, retry_after=120), "rejected", 429, 1007),
+        (Fault(path="share", status=500, code=3006), "unknown", 500, 3006),
+        (Fault(path="share", status=500, code=3006, takes_effect=True), "unknown", 500, 3006),
+        (Fault(path="share", status=502, body="<h1>Bad</h1>", content_type="text/html"), "unknown", 502, None),
+        (Fault(path="share", status=503, code=4004), "unknown", 503, 4004),
+        (Fault(path="share", redirect_to="http://127.0.0.1:9/"), "unknown", 307, None),
+        (Fault(path="share", drop="before"), "unknown", None, None),
+        (Fault(path="share", drop="after"), "unknown", None, None),
+        (Fault(path="share", drop="after", reset=True), "unknown", None, None),
+        (Fault(path="share", delay_seconds=30, takes_effect=True), "unknown", None, None),
+    ],
+)
+async def test_each_answer_has_its_outcome_and_is_never_asked_for_twice(
+    scene: Scene, fault: Fault, outcome: str, status: int | None, code: int | None
+) -> None:
+    await scene.add_chat("chat")
+    scene.account.add_fault(fault)
+    await scene.one_pass(seconds=0.3 if fault.delay_seconds else 30)
+    scene.account.clear_faults()
+    scene.clock.move(hours=6)
+    await scene.one_pass()
+    (attempt,) = await scene.attempts()
+    assert (attempt.outcome, attempt.http_status, attempt.error_code) == (outcome, status, code)
+    assert attempt.finished_at is not None
+    assert (attempt.error_message is None) == (outcome == "shared")
+    assert scene.called() == ["chat"], "one call, also with a second pass on the same day"
+
+
+async def test_a_refusal_keeps_the_trace_id_for_linqs_support(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    scene.account.add_fault(Fault(path="share", status=400, code=1005, message="no such\nthing"))
+    await scene.one_pass()
+    (attempt,) = await scene.attempts()
+    assert attempt.trace_id == scene.account.share_calls[0].trace_id is not None
+    assert attempt.error_message == "no such thing"
+
+
+async def test_what_never_left_stays_due_and_is_tried_again_in_the_same_pass(scene: Scene) -> None:
+    ids = await add_chats(scene, 6)
+    upstream = scene.base_url.rpartition(":")[2]
+    async with relaying(lambda: asyncio.open_connection("127.0.0.1", int(upstream))) as relay:
+        scene.base_url = f"http://127.0.0.1:{relay.port}"
+        waits = 0
+
+        async def let_in_again(seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            await relay.accept()
+            await HandClock.sleep(scene.clock, seconds)  # type: ignore[arg-type] # the scene's clock is one
+
+        cards_are_read = asyncio.Event()
+
+        @event.listens_for(scene.engine.sync_engine, "commit")
+        def on_commit(_connection: object) -> None:
+            if scene.account.requests["list_cards"] == 1 and not cards_are_read.is_set():
+                cards_are_read.set()
+                closing.append(asyncio.get_running_loop().create_task(relay.refuse()))
+
+        closing: list[asyncio.Task[None]] = []
+        scene.clock.sleep = let_in_again  # type: ignore[method-assign] # the moment at which the network comes back
+        result = await scene.one_pass(limits=Limits(per_second=0, concurrency=6))
+    assert waits >= 1
+    assert result.status is RunStatus.COMPLETED
+    assert sorted(scene.called()) == ids
+    assert result.tally is not None
+    assert result.tally["shared"] == 6
+
+
+async def test_with_linq_unreachable_everyone_stays_due(scene: Scene) -> None:
+    ids = await add_chats(scene, 30)
+    upstream = int(scene.base_url.rpartition(":")[2])
+    async with relaying(lambda: asyncio.open_connection("127.0.0.1", upstream)) as relay:
+        direct, scene.base_url = scene.base_url, f"http://127.0.0.1:{relay.port}"
+        closing: list[asyncio.Task[None]] = []
+
+        @event.listens_for(scene.engine.sync_engine, "commit")
+        def on_commit(_connection: object) -> None:
+            if scene.account.requests["list_cards"] == 1 and not closing:
+                closing.append(asyncio.get_running_loop().create_task(relay.refuse()))
+
+        result = await scene.one_pass(limits=Limits(per_second=0, concurrency=5))
+        event.remove(scene.engine.sync_engine, "commit", on_commit)
+    assert result.status is RunStatus.STOPPED
+    assert result.detail is not None
+    assert "calls in a row got no answer of Linq's" in result.detail
+    assert result.tally is not None
+    assert result.tally["unsent"] + result.tally["left"] + result.tally["unknown"] == 30
+    assert result.tally["unsent"] >= 8
+    assert set((await scene.outcomes()).values()) <= {"unsent", "unknown"}
+    scene.base_url = direct
+    await scene.one_pass()
+    lost = [chat_id for chat_id, outcome in (await scene.outcomes()).items() if outcome == "unknown"]
+    assert sorted(scene.called() + lost) == ids
+
+
+# How answers change the rest of the pass
+
+
+async def test_2012_turns_away_from_the_line_and_goes_on_with_the_others(scene: Scene) -> None:
+    scene.add_line(OTHER)
+    await add_chats(scene, 5, "a")
+    await add_chats(scene, 5, "b", from_number=OTHER)
+    scene.account.add_fault(Fault(path="share", line=LINE, status=404, code=2012))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert scene.called() == ["a-000", *(f"b-{number:03}" for number in range(5))]
+    assert result.status is RunStatus.COMPLETED
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["rejected"]) == (5, 1)
+    assert result.tally["skipped"] == {"card_inactive": 4}
+
+
+async def test_2001_marks_the_chat_as_missing_and_leaves_it_alone_from_then_on(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    await scene.add_chat("gone")
+    scene.account.remove_chat("gone")
+    await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert (await chat_row(scene, "gone"))["missing_at"] == scene.clock.now()
+    assert (await chat_row(scene, "chat"))["missing_at"] is None
+    scene.clock.move(days=1)
+    result = await scene.one_pass()
+    assert scene.called() == ["chat", "gone", "chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"missing": 1}
+
+
+async def test_2024_marks_the_chat_as_opted_out(scene: Scene) -> None:
+    chat = await scene.add_chat("chat")
+    scene.account.put_chat(type(chat)(id=chat.id, from_number=chat.from_number, health_status="OPTED_OUT"))
+    await scene.one_pass()
+    assert (await chat_row(scene, "chat"))["health_status"] == "OPTED_OUT"
+    scene.clock.move(days=1)
+    result = await scene.one_pass()
+    assert scene.called() == ["chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"opted_out": 1}
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 2004), (403, 2005)])
+async def test_a_refused_key_stops_the_pass_and_the_others_keep_their_day(scene: Scene, status: int, code: int) -> None:
+    ids = await add_chats(scene, 8)
+    fault = scene.account.add_fault(Fault(path="share", after=2, status=status, code=code))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert result.status is RunStatus.STOPPED
+    assert result.access_refused
+    assert result.detail is not None
+    assert f"{status}/{code}" in result.detail
+    assert scene.called() == ids[:3]
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["rejected"], result.tally["left"]) == (2, 1, 5)
+    scene.account.remove_fault(fault)
+    await scene.one_pass()
+    assert sorted(scene.called()) == ids
+
+
+async def test_a_single_429_is_about_its_chat_only(scene: Scene) -> None:
+    """Somebody else shared in this chat a minute ago; Linq allows that once in five minutes, for each chat."""
+    ids = await add_chats(scene, 6)
+    scene.account.add_fault(Fault(path="share", chat_id=ids[2], status=429, retry_after=240))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert scene.called() == ids
+    assert scene.clock.now() == result.started_at, "no time was spent on waiting"
+    assert (await scene.outcomes())[ids[2]] == "rejected"
+
+
+async def test_a_second_429_in_a_row_pauses_for_as_long_as_linq_says(scene: Scene) -> None:
+    ids = await add_chats(scene, 8)
+    scene.account.add_fault(Fault(path="share", after=2, times=2, status=429, retry_after=90))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert scene.called() == ids
+    calls = scene.account.share_calls
+    assert calls[4].at - calls[3].at >= timedelta(seconds=90)
+    assert result.status is RunStatus.COMPLETED
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["rejected"]) == (6, 2)
+
+
+async def test_after_a_pause_one_call_feels_the_way(scene: Scene) -> None:
+    await add_chats(scene, 30)
+    scene.account.add_fault(Fault(path="share", after=5, times=12, status=429, retry_after=30))
+    result = await scene.one_pass(limits=Limits(per_second=0, concurrency=10))
+    assert result.status is RunStatus.COMPLETED
+    limited = [number for number, call in enumerate(scene.account.share_calls) if call.status == 429]
+    first_pause = limited[-3:]
+    assert all(
+        scene.account.share_calls[number].at > scene.account.share_calls[number - 1].at for number in first_pause
+    ), "each of the last ones came alone, after a pause of its own"
+
+
+async def test_a_rate_limit_of_more_than_fifteen_minutes_stops_the_pass(scene: Scene) -> None:
+    ids = await add_chats(scene, 8)
+    scene.account.add_fault(Fault(path="share", after=2, status=429, retry_after=3600))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert result.status is RunStatus.STOPPED
+    assert result.retry_after == 3600
+    assert scene.called() == ids[:3]
+
+
+async def test_ten_failures_in_a_row_stop_the_pass(scene: Scene) -> None:
+    ids = await add_chats(scene, 25)
+    scene.account.add_fault(Fault(path="share", after=3, status=503, code=4004))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert result.status is RunStatus.STOPPED
+    assert scene.called() == ids[:13]
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["unknown"], result.tally["left"]) == (3, 10, 12)
+
+
+async def test_nine_failures_in_a_row_do_not_stop_the_pass(scene: Scene) -> None:
+    ids = await add_chats(scene, 25)
+    scene.account.add_fault(Fault(path="share", after=3, times=9, drop="before"))
+    result = await scene.one_pass(limits=ONE_AT_A_TIME)
+    assert result.status is RunStatus.COMPLETED
+    assert scene.called() == ids
+
+
+# Time
+
+
+async def test_a_pass_ends_with_its_share_day(scene: Scene) -> None:
+    scene.clock.move(hours=14, minutes=29, seconds=30)  # half a minute before midnight
+    ids = await add_chats(scene, 12, last_outbound_at=datetime(2026, 3, 10, tzinfo=UTC))
+    result = await scene.one_pass(limits=Limits(per_second=0.1, concurrency=1))
+    assert result.status is RunStatus.STOPPED
+    assert result.detail == "its share day, 2026-03-10, is over"
+    assert scene.called() == ids[:3]
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["left"]) == (3, 9)
+    following = await scene.one_pass()
+    assert following.share_day == date(2026, 3, 11)
+    assert sorted(scene.called()) == ids, "the first three were called minutes ago, so not again just after midnight"
+    assert following.tally is not None
+    assert following.tally["skipped"] == {"too_soon": 3}
+
+
+@pytest.mark.parametrize(("seconds", "called"), [(59, True), (61, False)])
+async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_back(
+    scene: Scene, seconds: float, called: bool
+) -> None:
+    await scene.add_chat("chat")
+    claims = 0
+
+    @event.listens_for(scene.engine.sync_engine, "commit")
+    def freeze_after_the_claim(_connection: object) -> None:
+        nonlocal claims
+        if scene.account.requests["list_cards"] and not scene.called():
+            claims += 1
+            if claims == 3:  # before it, the cards were stored and the walk begun
+                scene.clock.move(seconds=seconds)
+
+    await scene.one_pass()
+    (attempt,) = await scene.attempts()
+    assert attempt.outcome is Outcome.SHARED
+    frozen_for = scene.account.share_calls[0].at - attempt.claimed_at
+    assert (frozen_for == timedelta(seconds=seconds)) is called
+    assert frozen_for <= timedelta(minutes=1), "a stale claim was given back and made anew before the call"
+
+
+async def test_a_clock_set_back_over_midnight_makes_no_second_call(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    scene.clock.move(hours=15)  # 0:30 of the 11th
+    await scene.one_pass()
+    scene.clock.move(hours=-1)  # 23:30 of the 10th
+    result = await scene.one_pass()
+    assert scene.called() == ["chat"]
+    assert result.tally is not None
+    assert result.tally["skipped"] == {"too_soon": 1}
+
+
+async def test_the_claims_of_a_dead_worker_are_settled_by_the_next_pass(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    await scene.add_chat("dead")
+    await scene.one_pass(limits=Limits(per_second=0, at_most=1))
+    async with database.write(scene.engine) as connection:
+        await connection.exec_driver_sql("UPDATE share_attempts SET outcome = 'claimed'")
+    scene.clock.move(minutes=20)
+    await scene.one_pass()
+    assert await scene.outcomes() == {"chat": "unknown", "dead": "shared"}
+    assert scene.called() == ["chat", "dead"]
+
+
+# Stopping
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something holds."""
+    while not condition():  # noqa: ASYNC110 -- the simulator's log has no event to wait for
+        await asyncio.sleep(0)
+
+
+async def test_told_to_stop_it_finishes_and_records_what_is_in_flight_and_claims_no_more(scene: Scene) -> None:
+    await add_chats(scene, 30)
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.05))
+    scene.clock = SystemClock()  # type: ignore[assignment] # the drain takes real time
+    await scene.change_chat("chat-000", last_outbound_at=datetime(2026, 1, 1, tzinfo=UTC))
+    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
+    await until(lambda: len(scene.called()) >= 6)
+    scene.stop.set()
+    result = await going
+    assert result.status is RunStatus.STOPPED
+    assert result.detail == "it was told to stop"
+    outcomes = await scene.outcomes()
+    assert set(outcomes.values()) == {"shared"}
+    assert sorted(outcomes) == sorted(scene.called())
+    assert len(outcomes) <= 10
+    assert result.tally is not None
+    assert result.tally["shared"] + result.tally["left"] == 30
+
+
+async def test_calls_that_outlast_the_drain_are_cut_and_count_as_made(scene: Scene) -> None:
+    await add_chats(scene, 10)
+    scene.account.add_fault(Fault(path="share", delay_seconds=20, takes_effect=True))
+    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=3)))
+    await until(lambda: len(scene.called()) == 3)
+    scene.stop.set()
+    result = await going
+    assert result.tally is not None
+    assert (result.tally["unknown"], result.tally["left"]) == (3, 7)
+    assert {attempt.error_message for attempt in await scene.attempts()} == {
+        "the worker had to end before Linq answered"
+    }
+    scene.account.clear_faults()
+    scene.stop.clear()
+    await scene.one_pass()
+    assert len(scene.called()) == len(set(scene.called())) == 10
+
+
+async def test_told_to_stop_before_it_began_it_calls_nobody(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    scene.stop.set()
+    result = await scene.one_pass()
+    assert result.status is RunStatus.STOPPED
+    assert scene.called() == []
+    assert await scene.attempts() == []
+
+
+# Several at once
+
+
+async def test_a_chat_paused_while_the_pass_runs_is_not_called(scene: Scene) -> None:
+    ids = await add_chats(scene, 40)
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.01))
+    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=2)))
+    await until(lambda: len(scene.called()) >= 2)
+    await scene.change_chat(ids[-1], paused_at=scene.clock.now())
+    result = await going
+    assert ids[-1] not in scene.called()
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["skipped"]) == (39, {"paused": 1})
+
+
+async def test_passes_at_once_share_the_work_and_call_nobody_twice(scene: Scene, database_url: str) -> None:
+    ids = await add_chats(scene, 120)
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.01))
+
+    async def worker() -> dict[str, int]:
+        async with database.opened(database.parse_url(database_url)) as own:
+            result = await scene.one_pass(engine=own, limits=Limits(per_second=0, concurrency=5))
+        assert result.status is RunStatus.COMPLETED
+        assert result.tally is not None
+        return {"shared": result.tally["shared"], **result.tally["skipped"]}
+
+    tallies = await asyncio.gather(*(worker() for _ in range(4)))
+    assert sorted(scene.called()) == ids
+    assert sum(tally["shared"] for tally in tallies) == 120
+    assert all(sum(tally.values()) == 120 for tally in tallies)
+    assert all(tally["shared"] > 0 for tally in tallies)

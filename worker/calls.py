@@ -1,0 +1,390 @@
+"""The calls of one pass: claim, commit, call, record, as long as somebody is due and nothing speaks against it.
+
+Nobody is called without a claim whose commit was seen. No transaction is open during a call, no call is repeated, and
+no claim is called once it has gone stale. An answer stays in hand until the ledger has it, also while the database is
+away. In memory are the calls in flight and a window of the walk, however many chats there are.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker import chats, database, ledger
+from worker.clock import Clock
+from worker.eligibility import Rules, due_ids
+from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Tally
+from worker.linq import Linq
+from worker.linq_answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone
+from worker.pace import Brake, Limits, Pace
+
+log = structlog.get_logger(__name__)
+
+FRESH_SECONDS: Final = 60.0
+"""A claim older than this is given back instead of called: the worker was frozen, and others may have moved on."""
+
+WINDOW: Final = 500
+"""How many due ids the walk reads ahead."""
+
+LAPS: Final = 3
+"""How often the walk is made for chats that stay due: their request never left, or another worker held their row."""
+
+LAP_PAUSE_SECONDS: Final = 5.0
+UNCONFIRMED: Final = "the claim's commit was not confirmed, so nothing was sent"
+RECORD_SECONDS: Final = 5.0
+"""The part of the drain that is kept for the ledger, after the calls."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Finished:
+    """A call that is over: what to write down, and what Linq's error was, if any."""
+
+    recorded: Recorded
+    error: LinqError | None
+    milliseconds: float
+
+
+class Calls:
+    """The calls of one pass: what is in flight, what came back and is not yet recorded, and where the walk is."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        linq: Linq,
+        rules: Rules,
+        limits: Limits,
+        *,
+        run_id: str,
+        day: date,
+        clock: Clock,
+        stop: asyncio.Event,
+        watch: Callable[[Answer], None],
+    ) -> None:
+        self._engine = engine
+        self._linq = linq
+        self._rules = rules
+        self._limits = limits
+        self._run_id = run_id
+        self._day = day
+        self._clock = clock
+        self._stop = stop
+        self._watch = watch
+        self.brake = Brake(limits.concurrency)
+        self.last_look = clock.now()
+        """The last moment of the pass that belongs to its share day."""
+        self._pace = Pace(limits.per_second)
+        self._news = asyncio.Event()
+        self._in_flight: dict[asyncio.Task[None], Claim] = {}
+        self._finished: list[_Finished] = []
+        self._candidates: deque[str] = deque()
+        self._after: str | None = ""
+        """Where the walk is: the last id it read; None at the end of the table."""
+        self._lap = 1
+        self._stayed_due: str | None = None
+        """Why chats that this lap came by stayed due; None if none did."""
+        self._claimed = 0
+        self._not_before = 0.0
+        self._lost_since: float | None = None
+        self._unconfirmed: list[Claim] = []
+        """Claims whose commit may have come through, though the word of it did not."""
+        self._stop_seen: float | None = None
+
+    async def make(self) -> None:
+        """Claim, call and record until there is a reason to end, and nothing in flight.
+
+        Raises:
+            SQLAlchemyError: the database failed for good; answers that could not be recorded are in the log.
+        """
+        listener = asyncio.create_task(self._hear_stop())
+        try:
+            while True:
+                self._news.clear()
+                wanted = await self._claims_wanted()
+                if (self._finished or wanted) and self._clock.monotonic() >= self._not_before:
+                    await self._turn(wanted)
+                elif self._in_flight or self._finished or not (self._over() or self._walked()):
+                    await self._wait()
+                else:
+                    return
+        except SQLAlchemyError:
+            await self._hang_up()
+            raise
+        finally:
+            listener.cancel()
+            for task in self._in_flight:
+                task.cancel()
+            await asyncio.gather(listener, *self._in_flight, return_exceptions=True)
+
+    def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
+        """How the calls ended: completed, or stopped and why. A stop that left nobody waiting is none."""
+        stayed = tally["unsent"] + tally["left"]
+        if self.brake.stop is not None:
+            return RunStatus.STOPPED, self.brake.stop.reason
+        if not stayed or (self._limit_reached() and not tally["unsent"]):
+            return RunStatus.COMPLETED, None
+        reason = self._reason() or (self._stayed_due and f"{stayed} chats stay due: {self._stayed_due}")
+        return (RunStatus.STOPPED, reason) if reason else (RunStatus.COMPLETED, None)
+
+    def _reason(self) -> str | None:
+        """Why no more calls may be made; None: they may."""
+        if self._stop.is_set():
+            return "it was told to stop"
+        if self.brake.stop is not None:
+            return self.brake.stop.reason
+        now = self._clock.now()
+        if self._rules.share_day(now) != self._day:
+            return f"its share day, {self._day}, is over"
+        self.last_look = now
+        return None
+
+    def _limit_reached(self) -> bool:
+        return self._limits.at_most is not None and self._claimed >= self._limits.at_most
+
+    def _over(self) -> bool:
+        return self._reason() is not None or self._limit_reached()
+
+    def _walked(self) -> bool:
+        return self._after is None and not self._candidates
+
+    async def _claims_wanted(self) -> int:
+        """How many calls could start now, with the candidates for them read."""
+        if self._over():
+            return 0
+        now = self._clock.monotonic()
+        wanted = self.brake.slots(now) - len(self._in_flight)
+        free = self._pace.free(now)
+        if free is not None:
+            wanted = min(wanted, free)
+        if self._limits.at_most is not None:
+            wanted = min(wanted, self._limits.at_most - self._claimed)
+        if wanted < 1:
+            return 0
+        if self._walked() and self._stayed_due and self._lap < LAPS and not self._in_flight and not self._finished:
+            self._lap += 1
+            self._after, self._stayed_due = "", None
+            self._not_before = now + LAP_PAUSE_SECONDS
+        if not self._candidates and self._after is not None and now >= self._not_before:
+            await self._look(self._after)
+        return wanted if self._candidates else 0
+
+    async def _look(self, after: str) -> None:
+        """Read the walk's next window: the ids of due chats after the last one seen."""
+        try:
+            async with database.read(self._engine) as connection:
+                due = due_ids(self._rules, self._clock.now(), after=after).limit(WINDOW)
+                self._candidates.extend((await connection.execute(due)).scalars())
+        except SQLAlchemyError as error:
+            self._database_failed(error)
+            return
+        self._after = self._candidates[-1] if len(self._candidates) == WINDOW else None
+
+    async def _turn(self, wanted: int) -> None:
+        """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""
+        finished, self._finished = self._finished, []
+        among = (
+            [self._candidates[place] for place in range(min(len(self._candidates), max(4 * wanted, 100)))]
+            if wanted
+            else []
+        )
+        claims: list[Claim] = []
+        try:
+            async with database.write(self._engine) as connection:
+                now = self._clock.now()
+                await ledger.release(
+                    connection,
+                    self._unconfirmed,
+                    why="the claim's commit was not confirmed, so nothing was sent",
+                    now=now,
+                )
+                await ledger.record(connection, [call.recorded for call in finished])
+                await _keep_facts(connection, finished, now)
+                if self._rules.share_day(now) == self._day:
+                    claims = await ledger.claim(
+                        connection, self._rules, run_id=self._run_id, now=now, among=among, at_most=wanted
+                    )
+        except SQLAlchemyError as error:
+            # The commit may have come through: record the answers again, and give the claims back instead of calling.
+            self._finished = finished + self._finished
+            self._unconfirmed += claims
+            self._database_failed(error)
+            return
+        if self._unconfirmed:
+            log.warning("claims.returned", chats=len(self._unconfirmed))
+        self._unconfirmed, self._lost_since = [], None
+        for call in finished:
+            self._tell(call)
+        self._pass_over(among, claims, wanted)
+        started = self._clock.monotonic()
+        self._pace.take(len(claims), started)
+        self._claimed += len(claims)
+        for claim in claims:
+            task = asyncio.create_task(self._call(claim, started))
+            self._in_flight[task] = claim
+            task.add_done_callback(self._hung_up)
+
+    def _pass_over(self, among: list[str], claims: list[Claim], wanted: int) -> None:
+        """Drop the candidates that were claimed, or found not due any more, or held by another worker at the moment."""
+        last = claims[-1].chat_id if len(claims) == wanted and claims else (among[-1] if among else None)
+        while last is not None and self._candidates and self._candidates[0] <= last:
+            self._candidates.popleft()
+        if among and len(claims) < min(wanted, len(among)):
+            self._stayed_due = self._stayed_due or "another worker held them"
+
+    async def _call(self, claim: Claim, claimed: float) -> None:
+        """Call share for a claim, once, unless the claim has gone stale; take down what came of it."""
+        started = self._clock.monotonic()
+        error: LinqError | None = None
+        try:
+            age = max((self._clock.now() - claim.claimed_at).total_seconds(), started - claimed)
+            if age > FRESH_SECONDS:
+                error = NeverSent(f"the worker was held up for {age:.0f} s between claim and call")
+            else:
+                status = await self._linq.share(claim.chat_id)
+        except LinqError as refusal:
+            error = refusal
+        except asyncio.CancelledError:
+            error = PerhapsDone("the worker had to end before Linq answered")
+        except Exception as bug:
+            log.exception("share.broke", chat_id=claim.chat_id)
+            error = PerhapsDone(f"the worker broke during the call: {type(bug).__name__}")
+        answer = Answer(outcome=Outcome.SHARED, http_status=status) if error is None else _answer(error)
+        ended = self._clock.monotonic()
+        self._finished.append(
+            _Finished(
+                recorded=Recorded(claim=claim, answer=answer, finished_at=self._clock.now()),
+                error=error,
+                milliseconds=round(1000 * (ended - started), 1),
+            )
+        )
+        self.brake.saw(error, ended)
+
+    def _hung_up(self, task: asyncio.Task[None]) -> None:
+        claim = self._in_flight.pop(task)
+        if task.cancelled():  # before its first step: once begun, a call ends with an answer
+            answer = Answer(outcome=Outcome.UNSENT, error_message="the worker had to end before the request began")
+            recorded = Recorded(claim=claim, answer=answer, finished_at=self._clock.now())
+            self._finished.append(_Finished(recorded=recorded, error=None, milliseconds=0.0))
+        self._news.set()
+
+    def _tell(self, call: _Finished) -> None:
+        """Say what was recorded: to the log, and to whoever watches."""
+        answer = call.recorded.answer
+        if answer.outcome is Outcome.UNSENT:
+            self._stayed_due = answer.error_message
+        say = log.info if answer.outcome is Outcome.SHARED else log.warning
+        say(
+            "share.recorded",
+            chat_id=call.recorded.claim.chat_id,
+            outcome=answer.outcome.value,
+            status=answer.http_status,
+            code=answer.error_code,
+            error=answer.error_message,
+            trace_id=answer.trace_id,
+            ms=call.milliseconds,
+        )
+        self._watch(answer)
+
+    def _database_failed(self, error: SQLAlchemyError) -> None:
+        """Note a failure that may pass; raise one that will not, or that has lasted too long."""
+        now = self._clock.monotonic()
+        if self._lost_since is None:
+            self._lost_since = now
+        patience = database.PATIENCE_SECONDS
+        if self._stop_seen is not None:
+            patience = min(patience, self._stop_seen + self._limits.drain_seconds - self._lost_since)
+        if not database.is_passing(error) or now - self._lost_since >= patience:
+            raise error
+        self._not_before = now + database.PAUSE_SECONDS
+        log.warning(
+            "database.lost",
+            reason=database.describe(error, self._engine.url),
+            answers_in_hand=len(self._finished),
+        )
+
+    async def _hang_up(self) -> None:
+        """The ledger is out of reach: wait for the calls in flight, and leave all answers in the log."""
+        while self._in_flight:
+            self._news.clear()
+            await self._wait()
+        for call in self._finished:
+            claim, answer = call.recorded.claim, call.recorded.answer
+            log.error(
+                "share.unrecorded",
+                chat_id=claim.chat_id,
+                share_day=claim.share_day.isoformat(),
+                outcome=answer.outcome.value,
+                status=answer.http_status,
+                code=answer.error_code,
+                trace_id=answer.trace_id,
+            )
+
+    async def _hear_stop(self) -> None:
+        await self._stop.wait()
+        self._stop_seen = self._clock.monotonic()
+        log.info("pass.stopping", in_flight=len(self._in_flight))
+        self._news.set()
+
+    async def _wait(self) -> None:
+        """Wait for news, or until time itself brings something: a claim, a try of the database, the drain's end."""
+        now = self._clock.monotonic()
+        moments = [self._not_before - now] if self._not_before > now else []
+        if not self._over():
+            moments += [pause for pause in (self.brake.paused(now), self._pace.wait(now)) if pause > 0]
+        if self._stop_seen is not None and self._in_flight:
+            drain = self._limits.drain_seconds
+            cut = self._stop_seen + max(drain - RECORD_SECONDS, drain / 2) - now
+            if cut <= 0:
+                for task in self._in_flight:
+                    task.cancel()
+            else:
+                moments.append(cut)
+        if not moments:
+            await self._news.wait()
+            return
+        news, timer = (
+            asyncio.create_task(self._news.wait()),
+            asyncio.create_task(self._clock.sleep(min(moments))),
+        )
+        try:
+            await asyncio.wait((news, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+            timer.cancel()
+            await asyncio.gather(news, timer, return_exceptions=True)
+
+
+def _answer(error: LinqError) -> Answer:
+    """The outcome that an error means: never sent, perhaps done, or refused."""
+    if isinstance(error, NeverSent):
+        outcome = Outcome.UNSENT
+    elif isinstance(error, PerhapsDone):
+        outcome = Outcome.UNKNOWN
+    else:
+        outcome = Outcome.REJECTED
+    return Answer(
+        outcome=outcome,
+        http_status=error.status,
+        error_code=error.code,
+        error_message=error.message,
+        trace_id=error.trace_id,
+    )
+
+
+async def _keep_facts(connection: AsyncConnection, finished: list[_Finished], now: datetime) -> None:
+    """Keep what Linq's refusals tell about lines and chats, where the verdict reads it."""
+
+    def about(concerned: Callable[[LinqError], bool]) -> list[str]:
+        return [call.recorded.claim.chat_id for call in finished if call.error is not None and concerned(call.error)]
+
+    if inactive := about(lambda error: isinstance(error, CardInactive)):
+        await chats.card_is_inactive(connection, inactive, now)
+    if missing := about(lambda error: error.code == ErrorCode.CHAT_NOT_FOUND and error.status == 404):
+        await chats.chat_is_missing(connection, missing, now)
+    if opted_out := about(lambda error: error.code == ErrorCode.OPTED_OUT and error.status == 403):
+        await chats.recipient_opted_out(connection, opted_out, now)

@@ -1,0 +1,212 @@
+"""One pass over the chats: claim, commit, call, record, until nobody is due.
+
+A pass belongs to one share day and ends with it. It calls nobody without a claim that is committed, keeps no
+transaction open during a call, and repeats no call. What it holds in memory is the calls in flight and a window of the
+walk, however many chats there are. Any number of passes may run at once, here or elsewhere: they share the work
+through the ledger.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import chats, database, ledger
+from worker.calls import Calls
+from worker.clock import Clock
+from worker.eligibility import Rules, Verdict, count_verdicts
+from worker.ledger import Answer, Outcome, RunStatus, Tally, Trigger
+from worker.linq import Linq
+from worker.linq_answers import AccessRefused, Card, LinqError
+from worker.pace import Limits, Stop
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """How a pass ended. `tally` is None where it failed before it knew."""
+
+    run_id: str
+    trigger: Trigger
+    share_day: date
+    started_at: datetime
+    finished_at: datetime
+    status: RunStatus
+    detail: str | None
+    tally: Tally | None
+    retry_after: float | None = None
+    """Seconds after which another try makes sense, where Linq named them."""
+    access_refused: bool = False
+
+
+async def run_pass(
+    engine: AsyncEngine,
+    linq: Linq,
+    rules: Rules,
+    limits: Limits,
+    *,
+    trigger: Trigger,
+    clock: Clock,
+    stop: asyncio.Event,
+    watch: Callable[[Answer], None] = lambda _answer: None,
+) -> PassResult:
+    """Share with everyone who is due; return what came of it. `watch` is told of each answer once it is recorded.
+
+    1. Settle what dead workers left, write down that a pass begins.
+    2. Fetch all cards and store them. Without them nobody is called.
+    3. Claim, commit, call, record; until nobody is due, the day ends, Linq says stop, or `stop` is set.
+    4. Count every chat once, and write down how it ended.
+
+    Raises:
+        SQLAlchemyError: the database failed before anything was claimed.
+    """
+    started_at = clock.now()
+    day = rules.share_day(started_at)
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    with structlog.contextvars.bound_contextvars(run_id=run_id):
+        await _begin(engine, run_id=run_id, trigger=trigger, day=day, now=started_at)
+        log.info("pass.started", trigger=trigger.value, share_day=day.isoformat())
+        calls = Calls(engine, linq, rules, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch)
+        tally: Tally | None = None
+        refusal: LinqError | None = None
+        try:
+            cards = await _unless_stopped(stop, linq.list_cards())
+            if cards is not None:
+                await _patiently(clock, lambda: _store_cards(engine, cards, clock.now()))
+                await calls.make()
+            counted = await _patiently(clock, lambda: _count(engine, rules, run_id, calls.last_look))
+            tally = counted
+            status, detail = calls.ended(counted) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
+        except LinqError as error:
+            refusal = error
+            status, detail = RunStatus.FAILED, f"the contact cards could not be read: {error}"
+        except SQLAlchemyError as error:
+            status, detail = RunStatus.FAILED, database.describe(error, engine.url)
+        finished_at = clock.now()
+        try:
+            await _patiently(
+                clock,
+                lambda: _end(engine, run_id=run_id, status=status, detail=detail, tally=tally, now=finished_at),
+            )
+        except SQLAlchemyError as error:
+            log.error("pass.unrecorded", reason=database.describe(error, engine.url))
+        seconds = round((finished_at - started_at).total_seconds(), 3)
+        say = log.info if status is RunStatus.COMPLETED else log.error
+        say("pass.ended", status=status.value, detail=detail, seconds=seconds, tally=tally)
+    halt = calls.brake.stop
+    if refusal is not None:
+        halt = Stop(
+            reason=str(refusal), retry_after=refusal.retry_after, access_refused=isinstance(refusal, AccessRefused)
+        )
+    return PassResult(
+        run_id=run_id,
+        trigger=trigger,
+        share_day=day,
+        started_at=started_at,
+        finished_at=finished_at,
+        status=status,
+        detail=detail,
+        tally=tally,
+        retry_after=halt.retry_after if halt else None,
+        access_refused=halt.access_refused if halt else False,
+    )
+
+
+def _has_ended(worker: str) -> bool:
+    """Whether a worker was a process of this host that is no more; of another host's nothing is known."""
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # it lives, and is someone else's
+    return False
+
+
+def worker_name() -> str:
+    """This process, as `runs.worker` names it: host:pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+async def _begin(engine: AsyncEngine, *, run_id: str, trigger: Trigger, day: date, now: datetime) -> None:
+    worker = worker_name()
+    async with database.write(engine) as connection:
+        stale = await ledger.settle_stale(connection, now)
+        ended = [worker, *filter(_has_ended, await ledger.running_workers(connection))]
+        dead = await ledger.close_dead_runs(connection, workers=ended, today=day, now=now)
+        await ledger.open_run(connection, run_id=run_id, trigger=trigger, share_day=day, worker=worker, now=now)
+    if stale or dead:
+        log.warning("stale.settled", claims=stale, runs=dead)
+
+
+async def _store_cards(engine: AsyncEngine, cards: list[Card], now: datetime) -> None:
+    async with database.write(engine) as connection:
+        await chats.store_cards(connection, cards, now)
+    log.info("cards.refreshed", cards=len(cards), active=sum(card.is_active for card in cards))
+
+
+async def _count(engine: AsyncEngine, rules: Rules, run_id: str, now: datetime) -> Tally:
+    """Each chat once: by what this run's attempt came to, or else by its verdict."""
+    async with database.read(engine) as connection:
+        outcomes = await ledger.outcomes_of(connection, run_id)
+        verdicts = await count_verdicts(connection, rules, now, without_run=run_id)
+    left = verdicts.pop(Verdict.DUE, 0)
+    return Tally(
+        shared=outcomes.get(Outcome.SHARED, 0),
+        rejected=outcomes.get(Outcome.REJECTED, 0),
+        unknown=outcomes.get(Outcome.UNKNOWN, 0) + outcomes.get(Outcome.CLAIMED, 0),
+        unsent=outcomes.get(Outcome.UNSENT, 0),
+        left=left,
+        skipped={name.value: count for name, count in verdicts.items()},
+    )
+
+
+async def _end(
+    engine: AsyncEngine,
+    *,
+    run_id: str,
+    status: RunStatus,
+    detail: str | None,
+    tally: Tally | None,
+    now: datetime,
+) -> None:
+    async with database.write(engine) as connection:
+        await ledger.close_run(connection, run_id=run_id, status=status, detail=detail, tally=tally, now=now)
+
+
+async def _patiently(clock: Clock, work: Callable[[], Awaitable[T]]) -> T:
+    """Do a piece of database work, again and again while the database is away, as long as a pass waits for it."""
+    began = clock.monotonic()
+    while True:
+        try:
+            return await work()
+        except SQLAlchemyError as error:
+            if not database.is_passing(error) or clock.monotonic() - began > database.PATIENCE_SECONDS:
+                raise
+            log.warning("database.lost", reason=str(type(error).__name__))
+        await clock.sleep(database.PAUSE_SECONDS)
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
+    """The result of the work, or None where `stop` was set first."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    done = task.done()
+    for each in (task, stopped):
+        each.cancel()
+    await asyncio.gather(task, stopped, return_exceptions=True)
+    return task.result() if done else None
