@@ -1,0 +1,133 @@
+"""The worker at work without a key: a simulated account, its chats in a SQLite file, and two passes over them."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import chats, database, report
+from worker.clock import SystemClock
+from worker.eligibility import Rules
+from worker.errors import UsageError, WorkerError
+from worker.ledger import Trigger
+from worker.linq import Linq
+from worker.pace import Limits
+from worker.share_pass import PassResult, run_pass
+from worker.simulated_account import Account
+from worker.simulated_faults import Fault
+from worker.simulated_population import populate
+from worker.simulator import serving
+from worker.telemetry import configure_logging
+
+CHATS: Final = 400
+LATENCY_SECONDS: Final = 0.05
+"""What a call to the real API roughly takes, and long enough to see the progress."""
+
+FILE_NAME: Final = "share-worker.db"
+
+
+async def show(folder: Path | None, *, stop: asyncio.Event) -> int:
+    """Run the demonstration; return the exit code.
+
+    Raises:
+        UsageError: the folder holds a database already.
+        WorkerError: the folder cannot be used, or the simulator counted a chat twice.
+    """
+    configure_logging(form="auto", level="error")
+    account = Account()
+    populate(account, chats=CHATS)
+    account.add_fault(Fault(path="share", delay_seconds=LATENCY_SECONDS))
+    file = _new_file(folder)
+    url = database.parse_url(f"sqlite:///{file}")
+    with database.one_line_errors(url):
+        async with database.opened(url, create=True) as engine, serving(account) as base_url:
+            await database.migrate(engine)
+            async with database.write(engine) as connection:
+                await chats.add_chats(connection, known_chats(account))
+            report.print_lines(
+                f"A simulated Linq answers on {base_url}; its account has {len(account.cards)} cards.",
+                f"A partner's table 'chats' holds {CHATS} chats of every kind, in {file}.",
+                "",
+                "First pass: everyone who is due.",
+            )
+            await _one_pass(engine, account, base_url, stop)
+            if stop.is_set():
+                return 1
+            called = len(account.share_calls)
+            report.print_lines("", "Second pass, a moment later: the ledger knows who was called today.")
+            await _one_pass(engine, account, base_url, stop)
+    again = len(account.share_calls) - called
+    report.print_lines("", f"Linq counted {called} share calls after the first pass, and {again} in the second one.")
+    if account.repeated_calls():
+        msg = f"the simulated Linq was called twice for {len(account.repeated_calls())} chats; please report this"
+        raise WorkerError(msg)
+    report.print_lines(*_what_next(file))
+    return 0
+
+
+def known_chats(account: Account) -> Iterator[chats.KnownChat]:
+    """A simulated account's chats as a partner's table would hold them."""
+    for chat in account.chats.values():
+        yield chats.KnownChat(
+            id=chat.id,
+            from_number=chat.from_number,
+            service=chat.service,
+            is_group=chat.is_group,
+            last_outbound_at=chat.last_outbound_at,
+            last_inbound_at=chat.last_inbound_at,
+            health_status=chat.health_status,
+        )
+
+
+async def _one_pass(engine: AsyncEngine, account: Account, base_url: str, stop: asyncio.Event) -> PassResult:
+    rules = Rules()
+    async with Linq(account.api_key, base_url=base_url) as linq:
+        with report.progress(shown=sys.stderr.isatty()) as watch:
+            result = await run_pass(
+                engine,
+                linq,
+                rules,
+                Limits(per_second=0),
+                trigger=Trigger.COMMAND,
+                clock=SystemClock(),
+                stop=stop,
+                watch=watch,
+            )
+    report.print_result(result, rules)
+    return result
+
+
+def _new_file(folder: Path | None) -> Path:
+    try:
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="share-worker-demo-"))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"the folder {folder} cannot be made: {error.strerror}"
+        raise WorkerError(msg) from error
+    file = folder / FILE_NAME
+    if file.exists():
+        msg = f"{file} exists already; name another folder, or remove it first"
+        raise UsageError(msg)
+    return file
+
+
+def _what_next(file: Path) -> list[str]:
+    return [
+        "",
+        "The ledger, one row for each attempt, is yours to look at:",
+        f"  sqlite3 {file} 'SELECT chat_id, outcome FROM share_attempts'",  # noqa: S608 -- shown, not run
+        "",
+        "With a real key, and your own chats in the table:",
+        "  export LINQ_API_KEY=...                             # your key",
+        "  export DATABASE_URL=sqlite:///share-worker.db       # or postgresql://...",
+        "  share-worker migrate                                # makes the tables; fill 'chats' with your own SQL",
+        "  share-worker check                                  # is everything there?",
+        "  share-worker run --dry-run                          # who would be called, and why others not",
+        "  share-worker run",
+    ]

@@ -1,0 +1,119 @@
+"""What commands print: for people as aligned text, for machines as one JSON document. Knows no database and no HTTP."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+
+from worker.eligibility import Rules, Verdict
+from worker.ledger import Answer, Outcome, RunStatus, Tally
+from worker.share_pass import PassResult
+
+Row = tuple[str, int, str]
+"""A name, a count, and what it means."""
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One JSON document on stdout; times in ISO 8601 with their zone."""
+    json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def result_document(result: PassResult) -> dict[str, object]:
+    """A pass, for machines."""
+    return asdict(result)
+
+
+def print_result(result: PassResult, rules: Rules) -> None:
+    """A pass, for people: how it ended, then every chat in one of the counts."""
+    took = _duration(result.finished_at - result.started_at)
+    ended = {RunStatus.COMPLETED: f"completed in {took}"}.get(result.status, f"{result.status.value} after {took}")
+    print_lines(f"Pass {result.run_id}, share day {result.share_day} ({rules.timezone}): {ended}")
+    if result.detail:
+        print_lines(f"  why: {result.detail}")
+    if result.tally:
+        print_lines("", *count_lines(tally_rows(result.tally)))
+
+
+def print_dry_run(counts: Mapping[Verdict, int], due: list[str], rules: Rules, now: datetime) -> None:
+    """What a pass would do: whom it would call, and why not the others."""
+    total = sum(counts.values())
+    would = counts.get(Verdict.DUE, 0)
+    print_lines(
+        f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): nobody is called, nothing is written.", ""
+    )
+    rows: list[Row] = [("due", would, "would be called")]
+    rows += [(name.value, count, name.meaning) for name, count in counts.items() if name is not Verdict.DUE]
+    print_lines(*count_lines([*rows, ("chats", total, "")]))
+    if due:
+        print_lines("", "Would be called:", *(f"  {chat_id}" for chat_id in due))
+        if would > len(due):
+            print_lines(f"  and {would - len(due):,} more (--json lists them all, --limit N the first N)")
+
+
+def tally_rows(tally: Tally) -> list[Row]:
+    """A tally as rows that add up to the number of chats."""
+    told = {
+        Outcome.SHARED: tally["shared"],
+        Outcome.REJECTED: tally["rejected"],
+        Outcome.UNKNOWN: tally["unknown"],
+        Outcome.UNSENT: tally["unsent"],
+    }
+    rows: list[Row] = [
+        (name.value, count, name.meaning) for name, count in told.items() if count or name is Outcome.SHARED
+    ]
+    if tally["left"]:
+        rows.append(("left", tally["left"], "due, but not attempted"))
+    rows += [(name, count, Verdict(name).meaning) for name, count in tally["skipped"].items()]
+    return [*rows, ("chats", sum(count for _, count, _ in rows), "")]
+
+
+def count_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows with their counts flush right."""
+    rows = list(rows)
+    names = max(len(name) for name, _, _ in rows)
+    counts = max(len(f"{count:,}") for _, count, _ in rows)
+    for name, count, meaning in rows:
+        yield f"  {name:<{names}}  {count:>{counts},}  {meaning}".rstrip()
+
+
+def print_lines(*lines: str) -> None:
+    """Lines of a result, on stdout."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress(*, shown: bool) -> Iterator[Callable[[Answer], None]]:
+    """A line on stderr that counts answers while the block lasts, where a person watches; log lines go above it."""
+    if not shown:
+        yield lambda _answer: None
+        return
+    from rich.console import Console  # noqa: PLC0415 -- only where it is seen
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 -- the same
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    counts = dict.fromkeys((Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT), 0)
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as display:
+        task = display.add_task("reading cards", total=None)
+
+        def watch(answer: Answer) -> None:
+            counts[answer.outcome] += 1
+            told = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
+            display.update(task, description=" · ".join(told))
+
+        yield watch
+
+
+def _duration(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)
