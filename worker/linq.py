@@ -33,6 +33,7 @@ from worker.linq_answers import (
     one_line,
     read_card,
     read_chat,
+    read_json,
     read_line,
     read_list,
     read_message,
@@ -77,6 +78,7 @@ class Linq:
         self._base_url = base_url.rstrip("/")
         self._timeout = timeout
         self._clock = clock or SystemClock()
+        self._key = api_key
         self._headers = {
             "Authorization": f"Bearer {api_key}",
             "Accept": "application/json",
@@ -112,7 +114,7 @@ class Linq:
         Raises:
             LinqError: any of the six.
         """
-        status, _ = await self._exchange("POST", f"/v3/chats/{quote(chat_id, safe='')}/share_contact_card")
+        status, _ = await self._exchange("POST", f"/v3/chats/{_path_part(chat_id)}/share_contact_card")
         return status
 
     async def list_cards(self) -> list[Card]:
@@ -187,7 +189,7 @@ class Linq:
         Raises:
             LinqError: any of the six, after repeated tries where those can help.
         """
-        path = f"/v3/chats/{quote(chat_id, safe='')}/messages?limit={PAGE_SIZE}"
+        path = f"/v3/chats/{_path_part(chat_id)}/messages?limit={PAGE_SIZE}"
         async for item in self._pages(path, "messages"):
             yield read_message(item)
 
@@ -234,10 +236,7 @@ class Linq:
     async def _call(self, method: str, path: str, *, body: Json | None = None) -> Json:
         """One request whose answer matters: the JSON object that came."""
         status, answer = await self._exchange(method, path, body=body)
-        try:
-            told = json.loads(answer)
-        except ValueError:
-            told = None
+        told = read_json(answer)
         if not isinstance(told, dict):
             msg = f"Linq's answer to {method} {path.partition('?')[0]} is not a JSON object but {excerpt(answer)}"
             raise PerhapsDone(msg, status=status)
@@ -257,7 +256,7 @@ class Linq:
         received = bytearray()
         complete = False
         async with self._free:
-            transport = self._idle.pop() if self._idle else await self._open_transport()
+            transport = await self._take_transport()
             try:
                 async with asyncio.timeout(self._timeout):
                     response = await transport.handle_async_request(request)
@@ -275,17 +274,33 @@ class Linq:
                 if response is not None:
                     await response.aclose()
                 self._idle.append(transport)
-        status = response.status_code
+        status, answer = response.status_code, bytes(received).replace(self._key.encode(), b"***")
         if 200 <= status < 300:
             if method == "GET" and not complete:
                 raise PerhapsDone("Linq's answer broke off", status=status)
-            return status, bytes(received)
-        raise refusal(status, response.headers, response.reason_phrase, bytes(received), self._clock.now())
+            return status, answer
+        headers = {name: self._without_key(value) for name, value in response.headers.items()}
+        raise refusal(status, headers, self._without_key(response.reason_phrase), answer, self._clock.now())
 
     def _no_answer(self, error: Exception) -> LinqError:
+        name, text = type(error).__name__, self._without_key(str(error))
+        said = one_line(f"{name}: {text}" if text else name)
         if isinstance(error, NEVER_SENT):
-            return NeverSent(_said(error))
-        return PerhapsDone(f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else _said(error))
+            return NeverSent(said)
+        return PerhapsDone(f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else said)
+
+    def _without_key(self, text: str) -> str:
+        """A text from outside, in case that the server repeats the key in it."""
+        return text.replace(self._key, "***")
+
+    async def _take_transport(self) -> httpx.AsyncHTTPTransport:
+        """An idle connection's transport, or a new one."""
+        if not self._idle:
+            return await self._open_transport()
+        transport = self._idle.pop()
+        if _holds_surplus(transport):
+            await transport._pool.aclose()  # noqa: SLF001 -- the transport itself cannot be used again once closed
+        return transport
 
     async def _open_transport(self) -> httpx.AsyncHTTPTransport:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
@@ -300,5 +315,19 @@ def _told_card(answer: Json) -> Card:
     return card
 
 
-def _said(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+def _holds_surplus(transport: httpx.AsyncHTTPTransport) -> bool:
+    """Whether a server has sent more than the answers it was asked for: the rest would pass for the next call's answer.
+
+    What still lies in the socket, httpcore notices by itself before it uses a connection again. What it has read
+    already is in h11's buffer, for which it has no public door.
+    """
+    return any(
+        connection._connection._h11_state.trailing_data[0]  # type: ignore[attr-defined] # noqa: SLF001 -- see above
+        for connection in transport._pool.connections  # noqa: SLF001 -- see above
+        if connection.is_idle()
+    )
+
+
+def _path_part(text: str) -> str:
+    """A text as one part of a path; also '.' and '..', which a URL would otherwise take for directions."""
+    return "%2E" * len(text) if text in {".", ".."} else quote(text, safe="")

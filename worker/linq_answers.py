@@ -145,10 +145,7 @@ class Line:
 
 def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, now: datetime) -> LinqError:
     """The error that an answer other than 2xx means. The status decides, and `error.code` where Linq gave one."""
-    try:
-        told = json.loads(body)
-    except ValueError:
-        told = None
+    told = read_json(body)
     details = told.get("error") if isinstance(told, dict) else None
     code = message = trace_id = wait = None
     if isinstance(told, dict) and isinstance(details, dict):
@@ -156,7 +153,8 @@ def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, n
         message = _text(details, "message")
         trace_id = _text(told, "trace_id") or _text(details, "trace_id")
         wait = _seconds(details.get("retry_after"))
-    if message is None:
+    message = one_line(message or "")
+    if not message:
         kind = headers.get("content-type", "no content type").partition(";")[0]
         message = f"{reason or 'no reason given'}, with {excerpt(body)} ({kind}) in place of Linq's error"
     kind_of: type[LinqError]
@@ -178,7 +176,7 @@ def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, n
         one_line(message),
         status=status,
         code=code,
-        trace_id=one_line(trace_id, 100) if trace_id else None,
+        trace_id=one_line(trace_id or "", 100) or None,
         retry_after=header if header is not None else wait,
     )
 
@@ -192,7 +190,7 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         return seconds
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())
 
@@ -206,9 +204,19 @@ def _seconds(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
+    """An error code: a whole number that the ledger's column can hold; Linq's have four digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if fits and isinstance(value, int) else None
+
+
+def read_json(body: bytes) -> object:
+    """What a body says, if it is JSON; None where it is not, or nests too deep to be read."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_list(answer: Json, name: str) -> list[Json]:
@@ -247,7 +255,7 @@ def read_chat(item: Json) -> Chat | None:
     mine = [
         handle
         for handle in (handles if isinstance(handles, list) else [])
-        if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status", "active") == "active"
+        if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status") in {None, "active"}
     ]
     health = item.get("health_status")
     return Chat(
@@ -281,8 +289,11 @@ def read_line(item: Json) -> Line | None:
 
 
 def _text(item: Json, name: str) -> str | None:
+    """A text of an answer, without what no database takes: NUL, and halves of characters."""
     value = item.get(name)
-    return value if isinstance(value, str) and value else None
+    if not isinstance(value, str):
+        return None
+    return value.replace("\0", "").encode("utf-8", "ignore").decode() or None
 
 
 def _time(item: Json, name: str) -> datetime | None:

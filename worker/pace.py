@@ -40,14 +40,14 @@ class Pace:
 
     def __init__(self, per_second: float) -> None:
         self._at_most = max(1, int(per_second))
-        self._span = self._at_most / per_second if per_second else 0.0
+        self._span = max(1.0, 1 / per_second) if per_second else 0.0
         self._taken: deque[float] = deque()
 
     def free(self, now: float) -> int | None:
         """How many calls may start at `now` (monotonic seconds); None: as many as you like."""
         if not self._span:
             return None
-        while self._taken and self._taken[0] <= now - self._span:
+        while self._taken and self._taken[0] + self._span <= now:
             self._taken.popleft()
         return self._at_most - len(self._taken)
 

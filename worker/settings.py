@@ -6,13 +6,16 @@ what it may hold. Nothing else in the worker reads the environment.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
+from datetime import UTC
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
+import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -23,18 +26,25 @@ from worker.eligibility import Rules
 from worker.errors import UsageError
 from worker.linq import BASE_URL
 from worker.pace import Limits
+from worker.schedule import Schedule
 from worker.telemetry import LogFormat, LogLevel
 
-SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL")
+SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL")
 """The settings that may also come from a file, named by `NAME_FILE`."""
 
-OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_")
+OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")
 
 
 def _base_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError
+    if not value.isascii() or not value.isprintable() or " " in value or parts.port == 0:
+        raise ValueError
+    try:
+        httpx.URL(value)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         msg = "plain http would send the key for anyone to read"
         raise ValueError(msg)
@@ -64,15 +74,36 @@ def _zone(value: object) -> object:
         raise ValueError(f"did you mean {known[near[0]]}?" if near else "") from None
 
 
-def _key(value: SecretStr) -> SecretStr:
+def _key(value: SecretStr) -> SecretStr | None:
     key = value.get_secret_value().strip()
+    if not key:
+        return None
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError
     return SecretStr(key)
 
 
+def _expression(value: str) -> str:
+    return Schedule(value, UTC).expression
+
+
+def _heartbeat_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in {"https", "http"} or not parts.hostname:
+            raise ValueError
+    return value
+
+
+def _host(value: str) -> str:
+    return value if value == "localhost" else str(ip_address(value))
+
+
 def _database_url(value: SecretStr) -> SecretStr:
-    parse_url(value.get_secret_value())
+    try:
+        parse_url(value.get_secret_value())
+    except UsageError as error:
+        raise ValueError(str(error)) from None
     return value
 
 
@@ -100,6 +131,9 @@ class Settings(BaseSettings):
         SecretStr("sqlite:///share-worker.db"),
         description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
     )
+    SHARE_SCHEDULE: Annotated[str, AfterValidator(_expression)] = Field(
+        "0 10 * * *", description="a crontab expression: minute hour day month weekday, or a nickname such as @daily"
+    )
     SHARE_TIMEZONE: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="a time zone's IANA name, such as Europe/Berlin"
     )
@@ -126,6 +160,11 @@ class Settings(BaseSettings):
     SHARE_DRAIN_SECONDS: float = Field(
         25, ge=1, le=300, allow_inf_nan=False, description="seconds to finish when told to stop: a number from 1 to 300"
     )
+    HEARTBEAT_URL: Annotated[SecretStr | None, AfterValidator(_heartbeat_url)] = Field(
+        None, description="an http:// or https:// URL"
+    )
+    HTTP_HOST: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="an IP address of this machine")
+    HTTP_PORT: int = Field(8080, ge=0, le=65535, description="a port: a whole number from 0 (any free one) to 65535")
     LOG_FORMAT: LogFormat = Field("auto", description=f"one of {', '.join(get_args(LogFormat))}")
     LOG_LEVEL: LogLevel = Field("info", description=f"one of {', '.join(get_args(LogLevel))}")
 
@@ -140,6 +179,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment before secret files before `.env`."""
         return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+
+    def schedule(self) -> Schedule:
+        """When `serve` makes its passes."""
+        return Schedule(self.SHARE_SCHEDULE, self.SHARE_TIMEZONE)
 
     @property
     def rules(self) -> Rules:
@@ -176,15 +219,19 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must appear in no log: the key, and the database's password."""
-        password = parse_url(self.DATABASE_URL.get_secret_value()).password
-        key = self.LINQ_API_KEY.get_secret_value() if self.LINQ_API_KEY else None
-        return [str(secret) for secret in (key, password) if secret]
+        """What must appear in no log: the key, the database's password, the heartbeat's URL."""
+        url = self.DATABASE_URL.get_secret_value()
+        password = parse_url(url).password
+        spelt = re.search(r"://[^:/@]*:(.+)@", url)  # as the URL writes it, percent-encoded
+        held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
+        found = [str(password or ""), spelt[1] if spelt else "", *(one.get_secret_value() for one in held if one)]
+        return [secret for secret in found if secret]
 
     def shown(self) -> dict[str, str]:
         """Every setting as it may be printed."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
+        values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
         values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
         return values
 
@@ -250,5 +297,7 @@ def _explain(details: ErrorDetails) -> str:
     allowed = Settings.model_fields[name].description
     holds = "" if name in SECRETS else f" is {details['input']!r}, but"
     cause = details.get("ctx", {}).get("error")
+    if name == "DATABASE_URL" and cause is not None:
+        return str(cause)
     why = f" ({cause})" if isinstance(cause, Exception) and str(cause) and name not in SECRETS else ""
     return f"{name}{holds or ' holds something else, but'} may be {allowed}{why}"

@@ -16,7 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-PHONE_NUMBER: Final = re.compile(r"(\+|%2B)(\d{2,3})\d{3,10}(\d{2})(?!\d)")
+PHONE_NUMBER: Final = re.compile(r"(\+|%2[Bb])(\d{2,3})\d{3,10}(\d{2})(?!\d)")
 """An E.164 number as it stands in texts and URLs; seven digits or more, so that UTC offsets are left alone."""
 
 SHORTEST_SECRET: Final = 4
@@ -49,7 +49,10 @@ def configure_logging(*, form: LogFormat, level: LogLevel, secrets: Collection[s
     redact = _redactor([secret for secret in secrets if len(secret) >= SHORTEST_SECRET])
     last: list[Processor]
     if for_a_person:
-        last = [_without_empty, redact, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")]
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+        )
+        last = [structlog.processors.format_exc_info, _without_empty, redact, renderer]
     else:
         last = [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
         shared.append(structlog.stdlib.add_logger_name)
@@ -97,16 +100,14 @@ def _redactor(secrets: Collection[str]) -> Processor:
     def clean(value: object) -> object:
         if isinstance(value, str):
             text = known.sub("***", value) if known else value
-            return mask_phone_numbers(text) if "+" in text or "%2B" in text else text
+            return mask_phone_numbers(text) if "+" in text or "%2" in text else text
         if isinstance(value, Mapping):
             return {clean(name): clean(item) for name, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [clean(item) for item in value]
         if value is None or isinstance(value, int | float):
             return value
-        if isinstance(value, BaseException):
-            return value
-        return clean(str(value))
+        return clean(repr(value) if isinstance(value, BaseException) else str(value))
 
     def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {name: value if name == "time" else clean(value) for name, value in event.items()}
