@@ -181,6 +181,24 @@ async def test_a_database_that_stays_away_ends_the_pass_and_leaves_the_answers_i
     assert {outcomes[chat_id] for chat_id in unrecorded} == {"unknown"}
 
 
+async def test_a_database_that_hangs_is_one_that_went_away(
+    far: tuple[Scene, Far], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table lock of somebody else's: the server lives, the statement never ends."""
+    scene, postgresql = far
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.3)
+    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
+    await until(lambda: len(scene.called()) >= 6)
+    with psycopg.connect(postgresql.near) as intruder, capture_logs() as logs:
+        intruder.execute("LOCK TABLE share_attempts")
+        await until(lambda: any(line["event"] == "database.lost" for line in logs))
+        intruder.rollback()
+    result = await going
+    assert result.status is RunStatus.COMPLETED
+    assert sorted(scene.called()) == ids
+    await agree(scene)
+
+
 async def test_a_locked_sqlite_file_is_waited_for(
     sqlite_template: Path, tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,8 +214,8 @@ async def test_a_locked_sqlite_file_is_waited_for(
         scene.account.add_fault(Fault(path="share", delay_seconds=0.01))
         going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
         await until(lambda: len(scene.called()) >= 6)
-        intruder = sqlite3.connect(file, isolation_level=None)
-        intruder.execute("BEGIN IMMEDIATE")
+        intruder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        await asyncio.to_thread(intruder.execute, "BEGIN IMMEDIATE")  # the pass may hold the lock for a moment
         called = len(scene.called())
         await until(lambda: clock.slept != [])
         intruder.execute("ROLLBACK")

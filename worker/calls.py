@@ -24,6 +24,9 @@ from worker.linq import Linq
 from worker.linq_answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone
 from worker.pace import Brake, Limits, Pace
 
+Watch = Callable[[Answer, float], None]
+"""Told of each answer once it is recorded, with the seconds that the call took."""
+
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS: Final = 60.0
@@ -35,7 +38,12 @@ WINDOW: Final = 500
 LAPS: Final = 3
 """How often the walk is made for chats that stay due: their request never left, or another worker held their row."""
 
-LAP_PAUSE_SECONDS: Final = 5.0
+UNSENT_PAUSE_SECONDS: Final = 5.0
+"""Before the next lap, where a request never left: the network may come back."""
+
+HELD_PAUSE_SECONDS: Final = 0.2
+"""Before the next lap, where another worker held rows: its claims will be committed by then."""
+
 UNCONFIRMED: Final = "the claim's commit was not confirmed, so nothing was sent"
 RECORD_SECONDS: Final = 5.0
 """The part of the drain that is kept for the ledger, after the calls."""
@@ -64,7 +72,7 @@ class Calls:
         day: date,
         clock: Clock,
         stop: asyncio.Event,
-        watch: Callable[[Answer], None],
+        watch: Watch,
     ) -> None:
         self._engine = engine
         self._linq = linq
@@ -88,6 +96,7 @@ class Calls:
         self._lap = 1
         self._stayed_due: str | None = None
         """Why chats that this lap came by stayed due; None if none did."""
+        self._lap_pause = HELD_PAUSE_SECONDS
         self._claimed = 0
         self._not_before = 0.0
         self._lost_since: float | None = None
@@ -168,7 +177,7 @@ class Calls:
         if self._walked() and self._stayed_due and self._lap < LAPS and not self._in_flight and not self._finished:
             self._lap += 1
             self._after, self._stayed_due = "", None
-            self._not_before = now + LAP_PAUSE_SECONDS
+            self._not_before = now + self._lap_pause
         if not self._candidates and self._after is not None and now >= self._not_before:
             await self._look(self._after)
         return wanted if self._candidates else 0
@@ -276,7 +285,7 @@ class Calls:
         """Say what was recorded: to the log, and to whoever watches."""
         answer = call.recorded.answer
         if answer.outcome is Outcome.UNSENT:
-            self._stayed_due = answer.error_message
+            self._stayed_due, self._lap_pause = answer.error_message, UNSENT_PAUSE_SECONDS
         say = log.info if answer.outcome is Outcome.SHARED else log.warning
         say(
             "share.recorded",
@@ -288,7 +297,7 @@ class Calls:
             trace_id=answer.trace_id,
             ms=call.milliseconds,
         )
-        self._watch(answer)
+        self._watch(answer, call.milliseconds / 1000)
 
     def _database_failed(self, error: SQLAlchemyError) -> None:
         """Note a failure that may pass; raise one that will not, or that has lasted too long."""

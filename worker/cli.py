@@ -28,6 +28,7 @@ app = typer.Typer(
     epilog="Start with 'share-worker demo': it needs no key and no settings. Settings: the environment, or .env.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -85,6 +86,18 @@ def run(
     if dry_run:
         _run(_dry_run(settings, limit=limit, as_json=json))
     _run(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))
+
+
+@app.command(epilog="Example: SHARE_SCHEDULE='0 10 * * *' SHARE_TIMEZONE=Europe/Berlin share-worker serve")
+def serve(no_migrate: NoMigrate = False) -> None:
+    """Run for months: make a pass at each time of SHARE_SCHEDULE, in SHARE_TIMEZONE.
+
+    A time that was missed today is made up for at once; a pass that was stopped is taken up again, after growing
+    pauses, until the day ends. Any number of processes may serve one PostgreSQL: they share the work.
+
+    Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics. SIGTERM or Ctrl-C ends it after the calls in flight.
+    """
+    _run(_serve(_settings(), migrates=not no_migrate))
 
 
 @app.command(epilog="Example: DATABASE_URL=postgresql://worker@db/linq share-worker migrate")
@@ -182,6 +195,7 @@ def _exit_at_once(code: int) -> NoReturn:
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
     from worker import database, report
     from worker.clock import SystemClock
+    from worker.heartbeat import Heartbeat
     from worker.ledger import RunStatus, Trigger
     from worker.linq import Linq
     from worker.share_pass import run_pass
@@ -196,6 +210,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
         connections=settings.SHARE_CONCURRENCY,
         clock=clock,
     )
+    heartbeat = Heartbeat(settings.HEARTBEAT_URL.get_secret_value() if settings.HEARTBEAT_URL else None)
     with database.one_line_errors(url):
         async with database.opened(url, create=migrates) as engine, linq:
             if migrates:
@@ -203,7 +218,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
             else:
                 await database.require_current_schema(engine)
             with report.progress(shown=sys.stderr.isatty() and not quiet) as watch:
-                result = await run_pass(
+                making = run_pass(
                     engine,
                     linq,
                     settings.rules,
@@ -213,12 +228,23 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
                     stop=stop,
                     watch=watch,
                 )
+                result = await heartbeat.around(making, stop)
     completed = result.status is RunStatus.COMPLETED
     if as_json:
         report.print_json(report.result_document(result))
     elif not (quiet and completed):
         report.print_result(result, settings.rules)
     return 0 if completed else 1
+
+
+async def _serve(settings: "Settings", *, migrates: bool) -> int:
+    from worker import database
+    from worker.clock import SystemClock
+    from worker.serve import serve as serve_until
+
+    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+    with database.one_line_errors(url):
+        return await serve_until(settings, clock=SystemClock(), stop=_stop_on_signals(), migrates=migrates)
 
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
@@ -357,7 +383,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
             )
             await stop.wait()
     except OSError as error:
-        msg = f"the simulator cannot listen on port {port}: {error.strerror}"
+        msg = f"the simulator {error.strerror}"
         raise WorkerError(msg) from error
     calls = len(account.share_calls)
     report.print_lines(

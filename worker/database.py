@@ -5,6 +5,7 @@ what it read cannot change before it commits; on PostgreSQL that is the business
 durably: a committed claim outlives the power supply.
 """
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,10 @@ BUSY_SECONDS: Final = 30
 """How long a SQLite write waits for another process's write."""
 
 CONNECT_SECONDS: Final = 10
+
+READ_SECONDS: Final = 600.0
+WRITE_SECONDS: Final = 60.0
+"""How long a transaction may take; counting a million chats is a long read, while writes are all short."""
 
 PATIENCE_SECONDS: Final = 300.0
 """How long a pass waits for a database that went away, with its answers in hand."""
@@ -108,17 +113,32 @@ async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine
 @asynccontextmanager
 async def read(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that only looks."""
-    async with engine.connect() as connection, connection.begin():
+    async with _within(READ_SECONDS), engine.connect() as connection, connection.begin():
         yield connection
 
 
 @asynccontextmanager
 async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that is committed when the block ends well, and undone when it does not."""
-    async with engine.connect() as connection:
+    async with _within(WRITE_SECONDS), engine.connect() as connection:
         await connection.execution_options(begin_statement="BEGIN IMMEDIATE")
         async with connection.begin():
             yield connection
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Treat a database that does not answer like one that went away.
+
+    Raises:
+        PoolTimeoutError: SQLAlchemy's own error for it, after so many seconds.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        msg = f"no answer within {seconds:g} s"
+        raise PoolTimeoutError(msg) from error
 
 
 async def schema_revision(engine: AsyncEngine) -> str | None:

@@ -12,7 +12,7 @@ of workers; and no one may call without a claim that is committed. Nothing here 
     claimed, for 15 minutes: its worker is dead --settle--> unknown
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -22,6 +22,7 @@ from sqlalchemy import (
     ColumnElement,
     Text,
     bindparam,
+    exists,
     func,
     insert,
     literal,
@@ -280,6 +281,44 @@ async def close_dead_runs(connection: AsyncConnection, *, workers: Collection[st
         )
     )
     return result.rowcount
+
+
+async def is_done(
+    connection: AsyncConnection,
+    day: date,
+    *,
+    started_after: datetime | None = None,
+    finished_after: datetime | None = None,
+) -> bool:
+    """Whether a pass of a day, begun or ended since then, left nobody waiting: any worker's, but no rerun's."""
+    statement = select(runs.c.tally).where(
+        runs.c.share_day == day, runs.c.status == RunStatus.COMPLETED.value, runs.c.trigger != Trigger.RERUN.value
+    )
+    if started_after is not None:
+        statement = statement.where(runs.c.started_at >= started_after)
+    if finished_after is not None:
+        statement = statement.where(runs.c.finished_at >= finished_after)
+    tallies: Iterable[Tally | None] = (await connection.execute(statement)).scalars()
+    return any(tally is not None and not tally["left"] for tally in tallies)
+
+
+async def last_completed(connection: AsyncConnection) -> datetime | None:
+    """When the last completed pass ended."""
+    ended = select(func.max(runs.c.finished_at)).where(
+        runs.c.status == RunStatus.COMPLETED.value, runs.c.trigger != Trigger.RERUN.value
+    )
+    at: datetime | None = (await connection.execute(ended)).scalar_one()
+    return at
+
+
+async def has_run_on(connection: AsyncConnection, day: date) -> bool:
+    """Whether any pass was begun for a day."""
+    return bool((await connection.execute(select(exists().where(runs.c.share_day == day)))).scalar_one())
+
+
+async def has_run_before(connection: AsyncConnection, moment: datetime) -> bool:
+    """Whether any pass was begun before then: a worker that was never there has missed nothing."""
+    return bool((await connection.execute(select(exists().where(runs.c.started_at < moment)))).scalar_one())
 
 
 async def outcomes_of(connection: AsyncConnection, run_id: str) -> dict[Outcome, int]:

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
+from worker.calls import Watch
 from worker.eligibility import Rules, Verdict
 from worker.ledger import Answer, Outcome, RunStatus, Tally
 from worker.share_pass import PassResult
@@ -87,10 +88,10 @@ def print_lines(*lines: str) -> None:
 
 
 @contextmanager
-def progress(*, shown: bool) -> Iterator[Callable[[Answer], None]]:
+def progress(*, shown: bool) -> Iterator[Watch]:
     """A line on stderr that counts answers while the block lasts, where a person watches; log lines go above it."""
     if not shown:
-        yield lambda _answer: None
+        yield lambda _answer, _seconds: None
         return
     from rich.console import Console  # noqa: PLC0415 -- only where it is seen
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 -- the same
@@ -100,7 +101,7 @@ def progress(*, shown: bool) -> Iterator[Callable[[Answer], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as display:
         task = display.add_task("reading cards", total=None)
 
-        def watch(answer: Answer) -> None:
+        def watch(answer: Answer, _seconds: float) -> None:
             counts[answer.outcome] += 1
             told = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
             display.update(task, description=" · ".join(told))

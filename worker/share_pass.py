@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database, ledger
-from worker.calls import Calls
+from worker.calls import Calls, Watch
 from worker.clock import Clock
 from worker.eligibility import Rules, Verdict, count_verdicts
-from worker.ledger import Answer, Outcome, RunStatus, Tally, Trigger
+from worker.ledger import Outcome, RunStatus, Tally, Trigger
 from worker.linq import Linq
 from worker.linq_answers import AccessRefused, Card, LinqError
 from worker.pace import Limits, Stop
@@ -48,6 +48,8 @@ class PassResult:
     retry_after: float | None = None
     """Seconds after which another try makes sense, where Linq named them."""
     access_refused: bool = False
+    stale_claims: int = 0
+    """Claims of dead workers that were settled as it began."""
 
 
 async def run_pass(
@@ -59,7 +61,7 @@ async def run_pass(
     trigger: Trigger,
     clock: Clock,
     stop: asyncio.Event,
-    watch: Callable[[Answer], None] = lambda _answer: None,
+    watch: Watch = lambda _answer, _seconds: None,
 ) -> PassResult:
     """Share with everyone who is due; return what came of it. `watch` is told of each answer once it is recorded.
 
@@ -75,7 +77,7 @@ async def run_pass(
     day = rules.share_day(started_at)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     with structlog.contextvars.bound_contextvars(run_id=run_id):
-        await _begin(engine, run_id=run_id, trigger=trigger, day=day, now=started_at)
+        stale_claims = await _begin(engine, run_id=run_id, trigger=trigger, day=day, now=started_at)
         log.info("pass.started", trigger=trigger.value, share_day=day.isoformat())
         calls = Calls(engine, linq, rules, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch)
         tally: Tally | None = None
@@ -120,6 +122,7 @@ async def run_pass(
         tally=tally,
         retry_after=halt.retry_after if halt else None,
         access_refused=halt.access_refused if halt else False,
+        stale_claims=stale_claims,
     )
 
 
@@ -142,7 +145,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-async def _begin(engine: AsyncEngine, *, run_id: str, trigger: Trigger, day: date, now: datetime) -> None:
+async def _begin(engine: AsyncEngine, *, run_id: str, trigger: Trigger, day: date, now: datetime) -> int:
     worker = worker_name()
     async with database.write(engine) as connection:
         stale = await ledger.settle_stale(connection, now)
@@ -151,6 +154,7 @@ async def _begin(engine: AsyncEngine, *, run_id: str, trigger: Trigger, day: dat
         await ledger.open_run(connection, run_id=run_id, trigger=trigger, share_day=day, worker=worker, now=now)
     if stale or dead:
         log.warning("stale.settled", claims=stale, runs=dead)
+    return stale
 
 
 async def _store_cards(engine: AsyncEngine, cards: list[Card], now: datetime) -> None:
@@ -204,9 +208,10 @@ async def _patiently(clock: Clock, work: Callable[[], Awaitable[T]]) -> T:
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
     """The result of the work, or None where `stop` was set first."""
     task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-    done = task.done()
-    for each in (task, stopped):
-        each.cancel()
-    await asyncio.gather(task, stopped, return_exceptions=True)
-    return task.result() if done else None
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)

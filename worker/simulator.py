@@ -16,17 +16,14 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from worker.asgi import serving_app
 from worker.simulated_account import Account, ApiError
 from worker.simulated_api import JSON_TYPE, Answer, ApiRequest, answer_error, perform
 from worker.simulated_faults import Fault, Operation
 from worker.simulator_controls import CONTROLS_PATH, controls
-
-CLOSING_SECONDS: Final = 1.0
-"""How long the answers under way get to notice that the simulator is closing."""
 
 KEEP_ALIVE_SECONDS: Final = 75
 """Long enough that no client finds its idle connection closed: such an accident would look like a fault asked for."""
@@ -55,67 +52,20 @@ async def serving(account: Account, *, host: str = "127.0.0.1", port: int = 0) -
         ValueError: `host` is no loopback address (the control endpoints ask for no key), or `port` no port.
         OSError: The port is taken or not allowed; its `strerror` is a sentence that names it.
     """
-    listener = _listen(host, port)
-    config = uvicorn.Config(
-        Simulator(account),
-        http=_Protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        proxy_headers=False,
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    # The two halves of uvicorn's own serve() without what lies between: its signal handlers, and a loop that looks ten
-    # times a second whether it should end.
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    try:
-        address, bound_port = listener.getsockname()[:2]
-        yield f"http://[{address}]:{bound_port}" if ":" in address else f"http://{address}:{bound_port}"
-    finally:
-        await _close(server)
-
-
-async def _close(server: uvicorn.Server) -> None:
-    for listening in server.servers:
-        listening.close()
-    await asyncio.sleep(0)  # what was accepted a moment ago becomes a connection, so that it is closed too
-    for connection in list(server.server_state.connections):
-        connection.transport.abort()
-    await asyncio.sleep(0)  # the transports report their end, to idle connections too
-    if server.server_state.tasks:
-        _, late = await asyncio.wait(set(server.server_state.tasks), timeout=CLOSING_SECONDS)
-        for task in late:
-            task.cancel()
-    for listening in server.servers:
-        await listening.wait_closed()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        loopback = ip_address(address).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not _is_loopback(host):
         raise ValueError(f"host: {host!r} is no loopback address, such as 127.0.0.1")
     if not 0 <= port <= 65535:
         raise ValueError(f"port: {port} is not from 0 to 65535")
-    # With the protocol named, asyncio turns Nagle's algorithm off on what it accepts; without, each answer takes 40 ms.
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    app = Simulator(account)
+    async with serving_app(app, host=host, port=port, protocol=_Protocol, keep_alive=KEEP_ALIVE_SECONDS) as base_url:
+        yield base_url
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Protocol(H11Protocol):

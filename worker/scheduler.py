@@ -1,0 +1,238 @@
+"""When passes are made: at the scheduled times, late where one was missed, again where one was stopped.
+
+What is owed is decided from the clock and the table `runs`, not from a timer's memory: `Scheduler.turn` may be called
+at any time and as often as one likes, and starts a pass only if one is owed and none runs. APScheduler calls it at each
+scheduled time, and `look_around` every few seconds.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import database, ledger
+from worker.clock import Clock
+from worker.eligibility import Rules
+from worker.heartbeat import Heartbeat
+from worker.ledger import RunStatus, Trigger
+from worker.metrics import Metrics
+from worker.schedule import Schedule
+from worker.share_pass import PassResult
+
+ON_TIME: Final = timedelta(seconds=60)
+"""A pass that starts later than this after its time is a late one: the time was missed."""
+
+LOOK_SECONDS: Final = 15
+"""How often the scheduler looks whether something is owed that no timer told it of."""
+
+FIRST_PAUSE: Final = timedelta(minutes=1)
+LONGEST_PAUSE: Final = timedelta(minutes=60)
+"""The pause after a refused key, and the longest after anything else that Linq set no time for."""
+
+MakePass = Callable[[Trigger], Awaitable[PassResult]]
+
+log = structlog.get_logger(__name__)
+
+
+class Scheduler:
+    """Decides when a pass is owed, and makes one at a time."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        schedule: Schedule,
+        rules: Rules,
+        *,
+        make_pass: MakePass,
+        clock: Clock,
+        stop: asyncio.Event,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._engine = engine
+        self._schedule = schedule
+        self._rules = rules
+        self._make_pass = make_pass
+        self._clock = clock
+        self._stop = stop
+        self._metrics = metrics
+        self._heartbeat = heartbeat
+        self._handled: datetime | None = None
+        """The latest scheduled time that needs nothing more; None before the first look."""
+        self._resume_at: datetime | None = None
+        self._longest_wait = LONGEST_PAUSE
+        self._stopped_at = clock.now()
+        self._pauses = 0
+        self._pass: asyncio.Task[None] | None = None
+        self._turning = asyncio.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether a pass runs."""
+        return self._pass is not None and not self._pass.done()
+
+    @property
+    def resume_at(self) -> datetime | None:
+        """When a pass that was stopped is taken up again; None if none is to be."""
+        return self._resume_at
+
+    async def turn(self) -> None:
+        """Look at the clock, and start what is owed."""
+        async with self._turning:
+            if not self._stop.is_set():
+                await self._look(self._clock.now())
+
+    async def _look(self, now: datetime) -> None:
+        self._metrics.next_fire(self._schedule.after(now))
+        if self._handled is None:
+            await self._tell_of_yesterday(now)
+        fire = self._schedule.latest_on(self._rules.share_day(now), now)
+        if fire is not None and (self._handled is None or fire > self._handled):
+            await self._serve(fire, now)
+        elif self._handled is None:
+            self._handled = now
+        elif self._resume_at is not None and not self.running:
+            await self._resume(now)
+
+    async def finished(self) -> None:
+        """Wait for the pass that runs, if one does."""
+        if self._pass is not None:
+            await self._pass
+
+    async def _serve(self, fire: datetime, now: datetime) -> None:
+        """A scheduled time has come, or gone by."""
+        if self.running:
+            self._handled = fire
+            self._metrics.scheduled("skipped")
+            log.warning("schedule.skipped", fire=fire.isoformat(), reason="the pass before it still runs")
+            return
+        late = now - fire
+        if late > ON_TIME or self._handled is None:
+            try:
+                async with database.read(self._engine) as connection:
+                    done = await ledger.is_done(connection, self._rules.share_day(now), started_after=fire)
+            except SQLAlchemyError as error:
+                self._metrics.scheduled("failed")
+                log.error("schedule.failed", fire=fire.isoformat(), reason=database.describe(error, self._engine.url))
+                return  # still owed: the next look tries again
+            if done:
+                self._handled = fire
+                return
+        if late > ON_TIME:
+            self._metrics.scheduled("missed")
+            log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round(late.total_seconds()))
+        self._handled, self._resume_at, self._pauses = fire, None, 0
+        self._start(Trigger.CATCH_UP if late > ON_TIME else Trigger.SCHEDULE)
+
+    async def _resume(self, now: datetime) -> None:
+        """Take up a pass that was stopped, if its pause is over, its day is not, and nobody else has done it since."""
+        resume_at = self._resume_at
+        if resume_at is None or (now < resume_at and resume_at - now <= self._longest_wait):
+            return
+        self._resume_at = None
+        day = self._rules.share_day(now)
+        if self._handled is None or self._rules.share_day(self._handled) != day:
+            log.warning("schedule.abandoned", reason="the share day of the stopped pass is over")
+            return
+        try:
+            async with database.read(self._engine) as connection:
+                done = await ledger.is_done(connection, day, finished_after=self._stopped_at)
+        except SQLAlchemyError:
+            done = False  # the pass will tell of it
+        if not done:
+            self._start(Trigger.RESUME)
+
+    def _start(self, trigger: Trigger) -> None:
+        self._metrics.scheduled("fired")
+        log.info("schedule.fired", trigger=trigger.value)
+        self._pass = asyncio.create_task(self._run(trigger))
+
+    async def _run(self, trigger: Trigger) -> None:
+        """Make a pass; whatever comes of it, the scheduler lives on."""
+        self._metrics.pass_started()
+        result: PassResult | None = None
+        try:
+            result = await self._heartbeat.around(self._make_pass(trigger), self._stop)
+        except SQLAlchemyError as error:
+            log.error("schedule.failed", trigger=trigger.value, reason=database.describe(error, self._engine.url))
+        except Exception:
+            log.exception("schedule.failed", trigger=trigger.value)
+        self._stopped_at = self._clock.now()
+        self._metrics.pass_ended(trigger, result)
+        if result is not None and result.status is RunStatus.COMPLETED:
+            self._pauses = 0
+            return
+        if result is None or result.status is RunStatus.FAILED:
+            self._metrics.scheduled("failed")
+        if not self._stop.is_set():  # else whoever comes next takes it up
+            self._plan_resumption(result)
+
+    def _plan_resumption(self, result: PassResult | None) -> None:
+        """Growing pauses, at least as long as Linq asks for; a refused key waits longest; never into another day."""
+        self._pauses += 1
+        pause = min(FIRST_PAUSE * 2 ** (self._pauses - 1), LONGEST_PAUSE)
+        if result is not None and result.access_refused:
+            pause = LONGEST_PAUSE
+        if result is not None and result.retry_after is not None:
+            pause = max(pause, timedelta(seconds=min(result.retry_after, 10**6)))
+        now = self._clock.now()
+        resume_at = now + pause
+        if self._rules.share_day(resume_at) != self._rules.share_day(now):
+            log.warning("schedule.abandoned", reason="the share day ends before another try")
+            return
+        self._resume_at, self._longest_wait = resume_at, pause
+        log.warning("schedule.resuming", at=resume_at.isoformat(), minutes=round(pause.total_seconds() / 60, 1))
+
+    async def _tell_of_yesterday(self, now: datetime) -> None:
+        """On the first look: say that the day before had its time and no pass. It is too late to make up for it."""
+        day = self._rules.share_day(now) - timedelta(days=1)
+        fire = self._schedule.latest_on(day, now)
+        try:
+            async with database.read(self._engine) as connection:
+                self._metrics.completed(await ledger.last_completed(connection))
+                if fire is None or not await ledger.has_run_before(connection, fire):
+                    return
+                if await ledger.has_run_on(connection, day):
+                    return
+        except SQLAlchemyError:
+            return  # the look that follows tells of it
+        self._metrics.scheduled("missed")
+        log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over; it is not made up for")
+
+
+class CrontabTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler 3 has no types
+    """Fires at the times of a `Schedule`: APScheduler's own cron trigger numbers the weekdays otherwise than cron."""
+
+    __slots__ = ("_schedule",)
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
+        """The first time after the last one, or after now."""
+        return self._schedule.after(previous or now)
+
+
+def timers(scheduler: Scheduler, schedule: Schedule) -> AsyncIOScheduler:
+    """APScheduler, set up to call `turn` at the scheduled times; a late call is made all the same, once."""
+    timers = AsyncIOScheduler(timezone="UTC")
+    trigger = CrontabTrigger(schedule)
+    timers.add_job(scheduler.turn, trigger, max_instances=1, coalesce=True, misfire_grace_time=None)
+    return timers
+
+
+async def look_around(scheduler: Scheduler, clock: Clock, stop: asyncio.Event) -> None:
+    """Call `turn` every few seconds by the monotonic clock, until told to stop.
+
+    APScheduler's timers go by the time of day as it was when they were set: a machine that slept, or a clock that was
+    stepped, may keep them waiting for hours.
+    """
+    while not stop.is_set():
+        await scheduler.turn()
+        await clock.sleep(LOOK_SECONDS)
