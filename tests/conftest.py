@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.scene import Scene
 from worker import database
-from worker.simulated_account import Account
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.server import serving
 
 START = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)
 OURS = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")

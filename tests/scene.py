@@ -15,8 +15,8 @@ from worker.ledger import Outcome, Trigger
 from worker.linq import Linq
 from worker.pace import Limits
 from worker.share_pass import PassResult, run_pass
-from worker.simulated_account import Account, Line
-from worker.simulated_chats import Chat
+from worker.simulator.account import Account, Line
+from worker.simulator.chats import Chat
 from worker.tables import chats as chats_table
 from worker.tables import share_attempts
 

@@ -17,9 +17,9 @@ from tests.scene import LINE, Scene
 from worker import __version__, database
 from worker.clock import SystemClock
 from worker.errors import DatabaseError
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
 
 OTHER = "+15550100002"
 NOBODY = "http://127.0.0.1:9"
@@ -211,7 +211,7 @@ async def test_a_dry_run_calls_nobody_and_writes_nothing(
 
 
 async def test_a_dry_run_predicts_the_run(live: Scene, settings: dict[str, str]) -> None:
-    from worker.simulated_population import populate  # noqa: PLC0415 -- one test's need
+    from worker.simulator.population import populate  # noqa: PLC0415 -- one test's need
 
     populate(live.account, chats=120)
     await live.know(*live.account.chats.values())

@@ -16,9 +16,9 @@ from tests.scene import LINE, Scene
 from worker import database
 from worker.ledger import Outcome, RunStatus
 from worker.pace import Limits
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
 from worker.tables import runs
 
 ids = [f"chat-{number:02}" for number in range(24)]

@@ -11,7 +11,7 @@ from worker import cli
 from worker.eligibility import Verdict
 from worker.ledger import Outcome
 from worker.settings import SECRETS, Settings
-from worker.simulated_faults import Fault
+from worker.simulator.faults import Fault
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

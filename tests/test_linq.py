@@ -29,11 +29,11 @@ from worker.linq_answers import (
     RateLimited,
     refusal,
 )
-from worker.simulated_account import Account
-from worker.simulated_account import Line as SimulatedLine
-from worker.simulated_chats import Chat
-from worker.simulated_faults import Fault
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.account import Line as SimulatedLine
+from worker.simulator.chats import Chat
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
 
 LINE: Final = "+15550100001"
 OTHER_LINE: Final = "+15550100002"

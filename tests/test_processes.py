@@ -13,10 +13,10 @@ from tests.commands import KEY, finish, share_worker, start
 from tests.scene import Scene
 from worker import database
 from worker.clock import SystemClock
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulated_population import populate
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.population import populate
+from worker.simulator.server import serving
 
 CHATS = 600
 ALLOWED = {"SHARE_MAX_PER_SECOND": "0", "SHARE_CONCURRENCY": "10"}

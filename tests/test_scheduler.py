@@ -23,9 +23,9 @@ from worker.pace import Limits
 from worker.schedule import Schedule
 from worker.scheduler import Scheduler, look_around
 from worker.share_pass import PassResult
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
 from worker.tables import runs
 
 MORNING = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)

@@ -22,10 +22,10 @@ from tests.scene import Scene
 from worker import database
 from worker.asgi import serving_app
 from worker.clock import SystemClock
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulated_population import populate
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.population import populate
+from worker.simulator.server import serving
 
 
 class Served:

@@ -19,8 +19,8 @@ from worker.clock import SystemClock
 from worker.eligibility import Rules
 from worker.ledger import Outcome, RunStatus, Trigger
 from worker.pace import Limits
-from worker.simulated_faults import Fault
-from worker.simulated_population import populate
+from worker.simulator.faults import Fault
+from worker.simulator.population import populate
 from worker.tables import chats, contact_cards, runs
 
 OTHER = "+15550100002"

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from worker.simulated_account import SIMULATED_KEY, Account, ApiError, ShareCall
-from worker.simulated_chats import Chat
-from worker.simulated_faults import Fault, fault_from_json
-from worker.simulated_population import populate
-from worker.simulator import Simulator, serving
+from worker.simulator.account import SIMULATED_KEY, Account, ApiError, ShareCall
+from worker.simulator.chats import Chat
+from worker.simulator.faults import Fault, fault_from_json
+from worker.simulator.population import populate
+from worker.simulator.server import Simulator, serving
 
 LINE: Final = "+14155550100"
 OTHER_LINE: Final = "+14155550101"

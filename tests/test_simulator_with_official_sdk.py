@@ -20,11 +20,11 @@ from linq import (
     RateLimitError,
 )
 
-from worker.simulated_account import SIMULATED_KEY, Account, Line
-from worker.simulated_chats import Chat, messages_of
-from worker.simulated_faults import Fault
-from worker.simulated_population import populate
-from worker.simulator import serving
+from worker.simulator.account import SIMULATED_KEY, Account, Line
+from worker.simulator.chats import Chat, messages_of
+from worker.simulator.faults import Fault
+from worker.simulator.population import populate
+from worker.simulator.server import serving
 
 LINE = "+14155550100"
 OTHER_LINE = "+14155550101"

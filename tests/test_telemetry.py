@@ -22,10 +22,10 @@ from tests.scene import LINE
 from worker import database
 from worker.linq import Linq
 from worker.linq_answers import LinqError, PerhapsDone
-from worker.simulated_account import Account
-from worker.simulated_chats import Chat
-from worker.simulated_faults import Fault
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.chats import Chat
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
 from worker.telemetry import LogFormat, LogLevel, configure_logging, mask_phone_numbers
 
 KEY: Final = "planted-key-123"

@@ -352,10 +352,10 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
     from worker import database, report
     from worker.chats import add_chats, count_chats
     from worker.demo import known_chats
-    from worker.simulated_account import Account
-    from worker.simulated_faults import Fault
-    from worker.simulated_population import populate
-    from worker.simulator import serving
+    from worker.simulator.account import Account
+    from worker.simulator.faults import Fault
+    from worker.simulator.population import populate
+    from worker.simulator.server import serving
 
     stop = _stop_on_signals()
     account = Account()

@@ -17,10 +17,10 @@ from worker.ledger import Trigger
 from worker.linq import Linq
 from worker.pace import Limits
 from worker.share_pass import PassResult, run_pass
-from worker.simulated_account import Account
-from worker.simulated_faults import Fault
-from worker.simulated_population import populate
-from worker.simulator import serving
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.population import populate
+from worker.simulator.server import serving
 from worker.telemetry import configure_logging
 
 CHATS: Final = 400

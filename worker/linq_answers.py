@@ -255,7 +255,7 @@ def read_chat(item: Json) -> Chat | None:
     mine = [
         handle
         for handle in (handles if isinstance(handles, list) else [])
-        if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status") in {None, "active"}
+        if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status") in (None, "active")
     ]
     health = item.get("health_status")
     return Chat(

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Final
 from uuid import uuid4
 
-from worker.simulated_account import Account, ApiError, Card, Line, ShareEntry, check_e164
-from worker.simulated_chats import Chat, Message, derived_id, messages_of
-from worker.simulated_faults import Operation
+from worker.simulator.account import Account, ApiError, Card, Line, ShareEntry, check_e164
+from worker.simulator.chats import Chat, Message, derived_id, messages_of
+from worker.simulator.faults import Operation
 
 DEFAULT_PAGE: Final = 20
 LONGEST_PAGE: Final = 100

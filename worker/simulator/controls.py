@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from worker.simulated_account import Account, ShareCall
-from worker.simulated_faults import fault_from_json
+from worker.simulator.account import Account, ShareCall
+from worker.simulator.faults import fault_from_json
 
 CONTROLS_PATH: Final = "_simulator"
 """The first part of the path of every control endpoint."""

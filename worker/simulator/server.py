@@ -1,6 +1,6 @@
 """The simulator: Linq's Partner API over real HTTP on loopback, in front of a simulated account.
 
-Takes requests apart, hands them to `worker.simulated_api` for their answer, and delivers that, or fails to in the way a
+Takes requests apart, hands them to `worker.simulator.api` for their answer, and delivers that, or fails to in the way a
 `Fault` asks for: late, in pieces, never. A share request is logged before anything can go wrong with it. Serves plain
 ASGI under uvicorn, in the caller's event loop, and leaves that loop as it was.
 """
@@ -20,10 +20,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.asgi import serving_app
-from worker.simulated_account import Account, ApiError
-from worker.simulated_api import JSON_TYPE, Answer, ApiRequest, answer_error, perform
-from worker.simulated_faults import Fault, Operation
-from worker.simulator_controls import CONTROLS_PATH, controls
+from worker.simulator.account import Account, ApiError
+from worker.simulator.api import JSON_TYPE, Answer, ApiRequest, answer_error, perform
+from worker.simulator.controls import CONTROLS_PATH, controls
+from worker.simulator.faults import Fault, Operation
 
 KEEP_ALIVE_SECONDS: Final = 75
 """Long enough that no client finds its idle connection closed: such an accident would look like a fault asked for."""

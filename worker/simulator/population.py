@@ -12,8 +12,8 @@ from random import Random
 from typing import Final, Literal
 from uuid import UUID
 
-from worker.simulated_account import Account, Line
-from worker.simulated_chats import Chat
+from worker.simulator.account import Account, Line
+from worker.simulator.chats import Chat
 
 FEWEST_LINES: Final = 3
 """One with an active card, one whose card is inactive, one without a card."""

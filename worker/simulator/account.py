@@ -14,8 +14,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from worker.simulated_chats import Chat
-from worker.simulated_faults import Fault, Faults
+from worker.simulator.chats import Chat
+from worker.simulator.faults import Fault, Faults
 
 SIMULATED_KEY: Final = "simulated-key"
 """The account's API key unless another one is given; it opens nothing but the simulator."""
