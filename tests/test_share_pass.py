@@ -586,4 +586,4 @@ async def test_passes_at_once_share_the_work_and_call_nobody_twice(scene: Scene,
     assert sorted(scene.called()) == ids
     assert sum(tally["shared"] for tally in tallies) == 120
     assert all(sum(tally.values()) == 120 for tally in tallies)
-    assert all(tally["shared"] > 0 for tally in tallies)
+    assert sum(tally["shared"] > 0 for tally in tallies) >= 2
