@@ -52,7 +52,7 @@ def test_every_secret_says_how_a_file_may_hold_it(name: str) -> None:
 def test_the_example_env_names_every_setting_and_is_valid() -> None:
     text = (ROOT / ".env.example").read_text()
     names = re.findall(r"^#? ?([A-Z_]+)=", text, re.MULTILINE)
-    assert sorted(names) == sorted(Settings.model_fields)
+    assert sorted(set(names) - {"COMPOSE_PROFILES", "POSTGRES_PASSWORD"}) == sorted(Settings.model_fields)
     uncommented = re.sub(r"^# ([A-Z])", r"\1", text, flags=re.MULTILINE)
     Path(".env").write_text(uncommented)
     assert Settings().shown() == Settings(_env_file=None).shown()

@@ -144,9 +144,14 @@ async def test_the_simulator_serves_until_it_is_told_to_stop_and_fills_a_table(e
     told = await finish(process)
     assert told.code == 0
     assert f"It was called {shared} times to share; for 0 chats twice in a day." in told.out
-    refused = await share_worker("simulator", "--port", "0", "--chats", "50", "--fill", DATABASE_URL=empty_database)
+    refused = await share_worker("simulator", "--port", "0", "--chats", "60", "--fill", DATABASE_URL=empty_database)
     assert refused.code == 2
-    assert "has 50 chats already; --fill is for an empty table" in refused.err
+    assert "has 50 other chats; --fill is for an empty table" in refused.err
+    again = await start("simulator", "--port", "0", "--chats", "50", "--fill", DATABASE_URL=empty_database)
+    assert again.stdout is not None
+    assert b"holds these 50 chats" in await again.stdout.readline()
+    again.kill()
+    await finish(again)
 
 
 async def test_a_taken_port_is_said_in_one_line() -> None:

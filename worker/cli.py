@@ -5,9 +5,10 @@ logs and progress to stderr. Exit codes: 0 done, 1 not completed, 2 a wrong comm
 """
 
 import asyncio
+import itertools
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +19,8 @@ from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
     from worker.settings import Settings
+    from worker.simulator.account import Account
+    from worker.simulator.chats import Chat
 
 DUE_SHOWN = 20
 """How many of the chats that would be called a dry run lists for people."""
@@ -348,9 +351,14 @@ async def _demo(folder: Path | None) -> int:
     return await show(folder, stop=_stop_on_signals())
 
 
+def _some(account: "Account") -> "Iterator[Chat]":
+    """A few chats of a simulated account, to know it by: the same number of chats makes the same ones."""
+    return itertools.islice(account.chats.values(), 3)
+
+
 async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int) -> int:
     from worker import database, report
-    from worker.chats import add_chats, count_chats
+    from worker.chats import add_chats, count_chats, has_chat
     from worker.demo import known_chats
     from worker.simulator.account import Account
     from worker.simulator.faults import Fault
@@ -368,11 +376,13 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
             async with database.opened(url, create=True) as engine:
                 await database.migrate(engine)
                 async with database.write(engine) as connection:
-                    if present := await count_chats(connection):
-                        msg = f"{database.shown(url)} has {present:,} chats already; --fill is for an empty table"
+                    present = await count_chats(connection)
+                    ours = [await has_chat(connection, chat.id) for chat in _some(account)]
+                    if present and not (present == chats and all(ours)):
+                        msg = f"{database.shown(url)} has {present:,} other chats; --fill is for an empty table"
                         raise UsageError(msg)
                     await add_chats(connection, known_chats(account))
-        report.print_lines(f"Wrote {chats:,} chats into {database.shown(url)}.")
+        report.print_lines(f"The table 'chats' of {database.shown(url)} holds these {chats:,} chats.")
     try:
         async with serving(account, port=port) as base_url:
             report.print_lines(

@@ -118,16 +118,17 @@ def _new_file(folder: Path | None) -> Path:
 
 
 def _what_next(file: Path) -> list[str]:
+    typed = sys.argv[0] if Path(sys.argv[0]).name == "share-worker" else "share-worker"
     return [
         "",
         "The ledger, one row for each attempt, is yours to look at:",
         f"  sqlite3 {file} 'SELECT chat_id, outcome FROM share_attempts'",  # noqa: S608 -- shown, not run
         "",
         "With a real key, and your own chats in the table:",
-        "  export LINQ_API_KEY=...                             # your key",
-        "  export DATABASE_URL=sqlite:///share-worker.db       # or postgresql://...",
-        "  share-worker migrate                                # makes the tables; fill 'chats' with your own SQL",
-        "  share-worker check                                  # is everything there?",
-        "  share-worker run --dry-run                          # who would be called, and why others not",
-        "  share-worker run",
+        "  export LINQ_API_KEY=...",
+        "  export DATABASE_URL=sqlite:///share-worker.db   # or postgresql://...",
+        f"  {typed} migrate         # makes the tables; fill 'chats' with your own SQL",
+        f"  {typed} check           # is everything there?",
+        f"  {typed} run --dry-run   # who would be called, and why others not",
+        f"  {typed} run             # one pass; or 'serve', for months",
     ]

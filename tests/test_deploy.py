@@ -1,0 +1,257 @@
+"""The files that deploy the worker: well-formed, and true to its settings, commands and metrics."""
+
+import configparser
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import promql_parser
+import pytest
+import typer.main
+import yaml
+from prometheus_client import CollectorRegistry
+
+from worker import cli
+from worker.metrics import Metrics
+from worker.settings import SECRETS, Settings
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+UNITS = sorted((DEPLOY / "systemd").glob("share-worker*"))
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # the app is a group of commands
+KNOWN = {*Settings.model_fields, *(f"{name}_FILE" for name in SECRETS)}
+Yaml = Any  # what a YAML file holds; its shape is what these tests look at
+
+
+def compose() -> Yaml:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def alerts() -> list[Yaml]:
+    (group,) = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text())["groups"]
+    return list(group["rules"])
+
+
+def pods() -> Iterator[Yaml]:
+    for file in KUBERNETES:
+        document = yaml.safe_load(file.read_text())
+        spec = document["spec"]["jobTemplate"]["spec"] if document["kind"] == "CronJob" else document["spec"]
+        yield spec["template"]["spec"]
+
+
+def metric_names() -> set[str]:
+    """Every name that a scrape shows."""
+    names = set()
+    for family in Metrics(CollectorRegistry()).registry.collect():
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        names |= {family.name + end for end in ends}
+    return names
+
+
+def assert_is_a_command(words: list[str]) -> None:
+    """A command line of ours: the command exists, and each of its options."""
+    command = COMMANDS[words[0]]
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert {word for word in words[1:] if word.startswith("-")} <= options, words
+
+
+# Container
+
+
+def test_the_image_runs_as_nobody_special_from_pinned_parts() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    build, final = text.split("\nFROM ")
+    assert build.startswith("FROM python:3.13-slim AS build")
+    assert final.startswith("python:3.13-slim\n")
+    for lock in ("requirements.lock", "requirements-build.lock"):
+        assert f"--require-hashes -r {lock}" in build
+    assert "pip install" not in final
+    assert re.search(r"^USER \d+:\d+$", final, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["share-worker"\]$', final, re.MULTILINE), "PID 1 is the worker, not a shell"
+    assert re.search(r"^HEALTHCHECK ", final, re.MULTILINE)
+    assert "/livez" in final
+    (command,) = re.findall(r"^CMD (\[.*\])$", final, re.MULTILINE)
+    assert_is_a_command(json.loads(command))
+
+
+def test_the_image_sets_only_settings_that_exist() -> None:
+    final = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1]
+    names = set(re.findall(r"^(?:ENV|   )\s+([A-Z_]+)=", final, re.MULTILINE))
+    assert names - {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"} == {"DATABASE_URL", "HTTP_HOST"}
+
+
+def test_the_image_is_built_from_named_files_only() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {f"!{name}" for names in copied for name in names.split()} == {
+        line for line in lines if line.startswith("!")
+    }
+
+
+def test_compose_names_only_commands_and_settings_that_exist() -> None:
+    for name, service in compose()["services"].items():
+        if name == "database":
+            continue
+        assert_is_a_command(service["command"])
+        assert set(service.get("environment", {})) <= KNOWN, name
+
+
+def test_compose_starts_the_schema_before_the_service_and_the_database_before_both() -> None:
+    services = compose()["services"]
+    assert services["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
+    assert services["serve"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert services["database"]["healthcheck"]["test"][0] == "CMD-SHELL"
+    assert services["database"]["image"].partition(":")[2].isdigit(), "a pinned major version"
+    assert [volume.partition(":")[0] for volume in services["database"]["volumes"]] == ["database"]
+
+
+def test_compose_gives_the_worker_few_rights_and_time_to_drain() -> None:
+    drain = Settings.model_fields["SHARE_DRAIN_SECONDS"].default
+    for name, service in compose()["services"].items():
+        if name == "database":
+            continue
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        if service["command"][0] == "serve":
+            assert int(service["stop_grace_period"].removesuffix("s")) > drain
+
+
+def test_the_demo_of_compose_needs_no_key_and_touches_no_other_data() -> None:
+    services = compose()["services"]
+    demo = {name: service for name, service in services.items() if service["profiles"] == ["demo"]}
+    live = {name: service for name, service in services.items() if service["profiles"] == ["live"]}
+    assert set(demo) | set(live) == set(services)
+    assert set(demo) == {"simulator", "demo"}
+    assert all("${" not in json.dumps(service) for service in demo.values())
+    assert demo["demo"]["network_mode"] == "service:simulator", "plain http is for the loopback address only"
+    assert demo["demo"]["environment"]["DATABASE_URL"] == demo["simulator"]["environment"]["DATABASE_URL"]
+    volumes = {
+        name: {volume.partition(":")[0] for volume in service.get("volumes", [])} for name, service in services.items()
+    }
+    assert not (volumes["demo"] | volumes["simulator"]) & {"database"}
+    assert "COMPOSE_PROFILES=live" in (ROOT / ".env.example").read_text()
+
+
+def test_compose_needs_no_variable_without_a_default() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert re.findall(r"\$\{(\w+)(?!\w|:-)", text) == []
+
+
+# Kubernetes
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
+def test_kubernetes_takes_the_manifests(file: Path) -> None:
+    document = yaml.safe_load(file.read_text())
+    version = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(
+        document, version.rpartition(".")[0] if version.count(".") > 1 else version, strict=True
+    )
+    assert document["metadata"]["name"] == "share-worker"
+
+
+def test_kubernetes_names_only_commands_and_settings_that_exist() -> None:
+    for pod in pods():
+        (container,) = pod["containers"]
+        assert_is_a_command(container["args"])
+        assert {variable["name"] for variable in container["env"]} <= KNOWN
+        assert {"LINQ_API_KEY_FILE", "DATABASE_URL_FILE"} <= {variable["name"] for variable in container["env"]}
+        paths = {variable["value"] for variable in container["env"] if variable["name"].endswith("_FILE")}
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert all(any(path.startswith(mount + "/") for mount in mounts) for path in paths)
+
+
+def test_kubernetes_gives_the_worker_few_rights_and_time_to_drain() -> None:
+    uid = int((re.search(r"^USER (\d+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE) or [0, 0])[1])
+    for pod in pods():
+        assert pod["terminationGracePeriodSeconds"] > Settings.model_fields["SHARE_DRAIN_SECONDS"].default
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == uid
+        (container,) = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+# systemd
+
+
+@pytest.mark.parametrize("file", UNITS, ids=lambda file: file.name)
+def test_systemd_units_are_well_formed(file: Path) -> None:
+    unit = configparser.RawConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign] # names keep their case, as configparser documents
+    unit.read(file)
+    assert unit["Unit"]["Description"].startswith("share worker")
+    if file.suffix == ".timer":
+        assert "OnCalendar" in unit["Timer"]
+        assert (file.with_suffix(".service")).exists()
+        return
+    program, *words = unit["Service"]["ExecStart"].split()
+    assert Path(program).name == "share-worker"
+    assert_is_a_command(words)
+    settings = re.findall(r"^Environment=(\w+)=", file.read_text(), re.MULTILINE)
+    assert set(settings) <= KNOWN
+    assert int(unit["Service"]["TimeoutStopSec"]) > Settings.model_fields["SHARE_DRAIN_SECONDS"].default
+
+
+# Watching
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_metrics_that_exist_and_has_a_runbook(rule: Yaml) -> None:
+    promql_parser.parse(rule["expr"])
+    asked = set(re.findall(r"\bshare_worker_\w+", rule["expr"]))
+    assert asked <= metric_names()
+    assert asked or "up{" in rule["expr"]
+    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+    file, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^### (\w+)$", (ROOT / file).read_text(), re.MULTILINE)
+    assert rule["alert"] in headings
+    assert anchor == rule["alert"].lower()
+
+
+def test_every_runbook_entry_belongs_to_an_alert() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text().partition("\n## Runbook\n")[2]
+    assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == [rule["alert"] for rule in alerts()]
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    asked = set()
+    for panel in dashboard["panels"]:
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            expression = target["expr"].replace("$__rate_interval", "5m").replace("$job", "share-worker")
+            promql_parser.parse(expression)
+            asked |= set(re.findall(r"\bshare_worker_\w+", expression))
+    assert asked <= metric_names()
+    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in metric_names()}
+    assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} == families, "it shows all there is"
+
+
+def test_operations_explains_every_metric() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    told = set(re.findall(r"^\| `(share_worker_\w+)", text, re.MULTILINE))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in metric_names()}
+    assert told == families
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/simulator.md"])
+def test_documents_name_only_commands_that_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    blocks = "\n".join(re.findall(r"```(?:sh|cron)\n(.*?)```", text, re.DOTALL))
+    lines = re.findall(r"(?<![\w/.-])share-worker ((?:[a-z]+)(?: [^#&\n]*)?)", blocks)
+    assert lines
+    for line in lines:
+        words = line.split()
+        if words[0] in {"share", "is"} or words[0].startswith("-"):
+            continue
+        assert_is_a_command([word for word in words if not word.startswith(("'", '"'))])
+    for name in re.findall(r"`share-worker ([a-z]+)", text):
+        assert name in COMMANDS
