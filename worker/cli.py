@@ -85,7 +85,7 @@ def run(
 
     Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
     """
-    settings = _settings(quiet=quiet)
+    settings = _settings(calm=quiet or sys.stderr.isatty())
     if dry_run:
         _run(_dry_run(settings, limit=limit, as_json=json))
     _run(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))
@@ -152,15 +152,15 @@ def demo(
     _run(_demo(folder))
 
 
-def _settings(*, quiet: bool = False) -> "Settings":
-    """Read the settings and set up the logs that they ask for."""
+def _settings(*, calm: bool = False) -> "Settings":
+    """Read the settings and set up the logs that they ask for; `calm` means only trouble, unless LOG_LEVEL is set."""
     import os
 
     from worker.settings import load, misspelt
     from worker.telemetry import configure_logging
 
     settings = load()
-    level = "warning" if quiet and settings.LOG_LEVEL == "info" else settings.LOG_LEVEL
+    level = "warning" if calm and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
     configure_logging(form=settings.LOG_FORMAT, level=level, secrets=settings.secrets)
     for line in misspelt(os.environ):
         sys.stderr.write(f"share-worker: {line}\n")
