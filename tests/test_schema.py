@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.commands import share_worker
 from worker import database
 from worker.errors import DatabaseError, SchemaError, UsageError
 from worker.tables import chats, metadata
@@ -74,6 +75,16 @@ async def test_two_processes_that_migrate_at_once_both_succeed(empty_database: s
         changed = await asyncio.gather(database.migrate(one), database.migrate(other), database.migrate(one))
         assert sorted(changed) == [False, False, True]
         await database.require_current_schema(other)
+
+
+@pytest.mark.parametrize("_attempt", range(2))
+async def test_processes_that_start_at_once_on_nothing_make_one_database(tmp_path: Path, _attempt: int) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    ended = await asyncio.gather(*(share_worker("migrate", DATABASE_URL=url) for _ in range(4)))
+    assert [one.err for one in ended] == [""] * 4
+    assert sum("is now at revision" in one.out for one in ended) == 1
+    assert sum("was already at revision" in one.out for one in ended) == 3
+    assert {path.name for path in tmp_path.iterdir()} <= {"new.db", "new.db-wal", "new.db-shm"}
 
 
 async def test_times_are_kept_in_utc_and_come_back_aware(engine: AsyncEngine) -> None:

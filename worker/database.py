@@ -7,6 +7,7 @@ durably: a committed claim outlives the power supply.
 
 import asyncio
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -255,12 +256,27 @@ def _require_file(file: Path, *, create: bool) -> None:
         msg = f"the database file {file} does not exist; 'share-worker migrate' makes it"
         raise DatabaseError(msg)
     try:
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return  # another process was quicker; it is the same file
+        _make_file(file)
     except OSError as error:
         msg = f"the database file {file} cannot be made: {error.strerror}"
         raise DatabaseError(msg) from error
+
+
+def _make_file(file: Path) -> None:
+    """Let an empty database appear, in WAL mode from the first moment: to change the mode would need it for itself."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        connection = sqlite3.connect(draft)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        file.hardlink_to(draft)
+    except FileExistsError:
+        pass  # another process was quicker; it is the same file
+    except OSError:  # a file system without hard links; the first connection changes the mode
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    finally:
+        draft.unlink()
 
 
 def _make_engine(url: URL) -> AsyncEngine:
