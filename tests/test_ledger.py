@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import psycopg
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -297,3 +298,44 @@ async def test_the_ledger_outlives_its_chats(scene: Scene) -> None:
     await scene.add_chat("chat")
     await scene.one_pass()
     assert scene.called() == ["chat"], "a chat that was deleted and came back keeps its history"
+
+
+async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_postgresql: str) -> None:
+    """Somebody who takes no lock has written the day's row, and commits while the claim waits for it."""
+    url = database.parse_url(copied_postgresql)
+    async with database.opened(url) as one, database.opened(url) as other:
+        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
+        async with database.write(one) as connection:
+            await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+            await connection.execute(insert(chats).values(id="chat", **usual))
+        row = {"chat_id": "chat", "share_day": NOW.date(), "sequence": 0, "claimed_at": NOW, "outcome": "unknown"}
+        async with database.write(one) as connection:
+            await connection.execute(insert(share_attempts).values(**row, run_id="rogue"))
+            claiming = asyncio.create_task(claim(other, ["chat"], run="late"))
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while not (await connection.execute(waiting)).scalar_one():  # noqa: ASYNC110 -- the server tells nobody
+                await asyncio.sleep(0)
+        assert await claiming == []
+        assert await outcomes(one) == {"chat": "unknown"}
+
+
+async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_postgresql: str) -> None:
+    """Another worker, whose clock says yesterday, has called between the look at the candidates and the claim."""
+    url = database.parse_url(copied_postgresql)
+    async with database.opened(url) as engine:
+        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
+        async with database.write(engine) as connection:
+            await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+            await connection.execute(insert(chats).values(id="chat", **usual))
+
+        @event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def call_just_before(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if statement.startswith("INSERT INTO share_attempts"):
+                with psycopg.connect(copied_postgresql, autocommit=True) as fast:
+                    fast.execute(
+                        "INSERT INTO share_attempts (chat_id, share_day, sequence, outcome, run_id, claimed_at)"
+                        " VALUES ('chat', %s, 0, 'shared', 'yesterday', %s)",
+                        (NOW.date() - timedelta(days=1), NOW - timedelta(seconds=1)),
+                    )
+
+        assert await claim(engine, ["chat"]) == []

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import Connection, event, select
 
 from tests.conftest import HandClock
 from tests.relay import relaying
@@ -453,6 +453,24 @@ async def test_a_pass_ends_with_its_share_day(scene: Scene) -> None:
     assert sorted(scene.called()) == ids, "the first three were called minutes ago, so not again just after midnight"
     assert following.tally is not None
     assert following.tally["skipped"] == {"too_soon": 3}
+
+
+async def test_midnight_between_the_decision_and_the_claim_makes_no_claim_for_another_day(scene: Scene) -> None:
+    scene.clock.move(hours=14, minutes=29, seconds=59)
+    await add_chats(scene, 3, last_outbound_at=datetime(2026, 3, 10, tzinfo=UTC))
+    writes = 0
+
+    @event.listens_for(scene.engine.sync_engine, "begin")
+    def strike_twelve(connection: Connection) -> None:
+        nonlocal writes
+        writes += "begin_statement" in connection.get_execution_options()
+        if writes == 3:  # the run's row and the cards came before
+            scene.clock.move(seconds=2)
+
+    result = await scene.one_pass()
+    assert result.detail == "its share day, 2026-03-10, is over"
+    assert scene.called() == []
+    assert await scene.attempts() == []
 
 
 @pytest.mark.parametrize(("seconds", "called"), [(59, True), (61, False)])
