@@ -1,6 +1,7 @@
 """A small world to test in: a simulated account, a database, and the few moves that tests make in both at once."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database
 from worker.clock import Clock
+from worker.demo import known_chat
 from worker.eligibility import Rules
 from worker.ledger import Outcome, Trigger
 from worker.linq import Linq
@@ -75,20 +77,8 @@ class Scene:
 
     async def know(self, *known: Chat) -> None:
         """Write chats of the account into the table."""
-        rows = [
-            chats.KnownChat(
-                id=chat.id,
-                from_number=chat.from_number,
-                service=chat.service,
-                is_group=chat.is_group,
-                last_outbound_at=chat.last_outbound_at,
-                last_inbound_at=chat.last_inbound_at,
-                health_status=chat.health_status,
-            )
-            for chat in known
-        ]
         async with database.write(self.engine) as connection:
-            await chats.add_chats(connection, rows)
+            await chats.add_chats(connection, map(known_chat, known))
 
     async def change_chat(self, chat_id: str, **values: object) -> None:
         """Change a row of the table `chats`."""
@@ -141,3 +131,9 @@ class Scene:
     def called(self) -> list[str]:
         """The chats for which the simulated Linq was called, in order."""
         return [call.chat_id for call in self.account.share_calls]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn, and other processes work, until something holds."""
+    while not condition():  # noqa: ASYNC110 -- the simulator's log has no event to wait for
+        await asyncio.sleep(0.001)

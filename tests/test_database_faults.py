@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
 from tests.relay import Relay, relaying
-from tests.scene import LINE, Scene
+from tests.scene import LINE, Scene, until
 from worker import database
 from worker.ledger import Outcome, RunStatus
 from worker.pace import Limits
@@ -22,12 +22,6 @@ from worker.simulator.server import serving
 from worker.tables import runs
 
 ids = [f"chat-{number:02}" for number in range(24)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds."""
-    while not condition():  # noqa: ASYNC110 -- the simulator's log has no event to wait for
-        await asyncio.sleep(0)
 
 
 async def agree(scene: Scene) -> None:

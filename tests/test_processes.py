@@ -4,13 +4,13 @@ import asyncio
 import json
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, finish, share_worker, start
-from tests.scene import Scene
+from tests.scene import Scene, until
 from worker import database
 from worker.clock import SystemClock
 from worker.simulator.account import Account
@@ -37,12 +37,6 @@ async def crowd(engine: AsyncEngine) -> AsyncIterator[Scene]:
 @pytest.fixture
 def settings(crowd: Scene, database_url: str) -> dict[str, str]:
     return {"LINQ_API_KEY": KEY, "LINQ_BASE_URL": crowd.base_url, "DATABASE_URL": database_url} | ALLOWED
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other processes work until something holds."""
-    while not condition():  # noqa: ASYNC110 -- another process gives no event to wait for
-        await asyncio.sleep(0.005)
 
 
 async def age_claims(scene: Scene) -> None:

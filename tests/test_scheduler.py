@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
-from tests.scene import Scene
+from tests.scene import Scene, until
 from worker import database
 from worker.eligibility import Rules
 from worker.heartbeat import Heartbeat
@@ -430,12 +430,6 @@ async def test_the_metrics_tell_of_the_last_completed_pass_also_after_a_restart(
     assert second.metrics.registry.get_sample_value(name) == ended
     following = second.metrics.registry.get_sample_value("share_worker_next_fire_timestamp_seconds")
     assert following == ended + 86400
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds."""
-    while not condition():  # noqa: ASYNC110 -- the simulator's log has no event to wait for
-        await asyncio.sleep(0)
 
 
 def test_the_statuses_of_a_run_are_those_of_the_tests() -> None:

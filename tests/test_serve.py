@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.commands import KEY, Ended, finish, share_worker, start
-from tests.scene import Scene
+from tests.scene import Scene, until
 from worker import database
 from worker.asgi import serving_app
 from worker.clock import SystemClock
@@ -329,9 +329,3 @@ async def test_a_watchdog_in_trouble_harms_no_pass(
     failed = [json.loads(line) for line in ended.err.splitlines() if "heartbeat.failed" in line]
     assert [event["signal"] for event in failed] == ["start", "success"]
     assert "planted-uuid" not in ended.err
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other processes work until something holds."""
-    while not condition():  # noqa: ASYNC110 -- another process gives no event to wait for
-        await asyncio.sleep(0.005)

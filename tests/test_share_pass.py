@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,7 +12,7 @@ from sqlalchemy import Connection, event, select
 
 from tests.conftest import HandClock
 from tests.relay import relaying
-from tests.scene import LINE, Scene
+from tests.scene import LINE, Scene, until
 from worker import database
 from worker.clock import SystemClock
 from worker.eligibility import Rules
@@ -520,12 +519,6 @@ async def test_the_claims_of_a_dead_worker_are_settled_by_the_next_pass(scene: S
 
 
 # Stopping
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds."""
-    while not condition():  # noqa: ASYNC110 -- the simulator's log has no event to wait for
-        await asyncio.sleep(0)
 
 
 async def test_told_to_stop_it_finishes_and_records_what_is_in_flight_and_claims_no_more(scene: Scene) -> None:

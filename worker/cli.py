@@ -198,22 +198,13 @@ def _exit_at_once(code: int) -> NoReturn:
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
     from worker import database, report
     from worker.clock import SystemClock
-    from worker.heartbeat import Heartbeat
     from worker.ledger import RunStatus, Trigger
-    from worker.linq import Linq
     from worker.share_pass import run_pass
 
     clock = SystemClock()
     stop = _stop_on_signals()
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
-    linq = Linq(
-        settings.api_key,
-        base_url=settings.LINQ_BASE_URL,
-        timeout=settings.SHARE_REQUEST_TIMEOUT,
-        connections=settings.SHARE_CONCURRENCY,
-        clock=clock,
-    )
-    heartbeat = Heartbeat(settings.HEARTBEAT_URL.get_secret_value() if settings.HEARTBEAT_URL else None)
+    url = settings.database
+    linq = settings.linq(clock)
     with database.one_line_errors(url):
         async with database.opened(url, create=migrates) as engine, linq:
             if migrates:
@@ -231,7 +222,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
                     stop=stop,
                     watch=watch,
                 )
-                result = await heartbeat.around(making, stop)
+                result = await settings.heartbeat().around(making, stop)
     completed = result.status is RunStatus.COMPLETED
     if as_json:
         report.print_json(report.result_document(result))
@@ -245,7 +236,7 @@ async def _serve(settings: "Settings", *, migrates: bool) -> int:
     from worker.clock import SystemClock
     from worker.serve import serve as serve_until
 
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+    url = settings.database
     with database.one_line_errors(url):
         return await serve_until(settings, clock=SystemClock(), stop=_stop_on_signals(), migrates=migrates)
 
@@ -254,13 +245,12 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
     from worker import database, report
     from worker.clock import SystemClock
     from worker.eligibility import as_cards, count_verdicts, due_ids
-    from worker.linq import Linq
     from worker.linq_answers import LinqError
 
-    now = SystemClock().now()
-    rules = settings.rules
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
-    linq = Linq(settings.api_key, base_url=settings.LINQ_BASE_URL, timeout=settings.SHARE_REQUEST_TIMEOUT)
+    clock = SystemClock()
+    now, rules = clock.now(), settings.rules
+    url = settings.database
+    linq = settings.linq(clock)
     with database.one_line_errors(url):
         async with database.opened(url) as engine, linq:
             await database.require_current_schema(engine)
@@ -286,7 +276,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
 async def _migrate(settings: "Settings") -> int:
     from worker import database, report
 
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+    url = settings.database
     with database.one_line_errors(url):
         async with database.opened(url, create=True) as engine:
             changed = await database.migrate(engine)
@@ -300,8 +290,9 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
 
     from worker import database, doctor, report
     from worker.clock import SystemClock
-    from worker.linq import Linq
+    from worker.settings import KEY_MISSING
 
+    clock = SystemClock()
     findings = []
 
     def found(finding: doctor.Finding) -> None:
@@ -314,17 +305,12 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     found(doctor.Finding(state="ok", about="settings", found=sound))
     cards = None
     if settings.LINQ_API_KEY is None:
-        try:
-            found(doctor.Finding(state="FAIL", about="key", found=settings.api_key))
-        except UsageError as error:
-            found(doctor.Finding(state="FAIL", about="key", found=str(error)))
+        found(doctor.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
-        async with Linq(
-            settings.api_key, base_url=settings.LINQ_BASE_URL, timeout=settings.SHARE_REQUEST_TIMEOUT
-        ) as linq:
+        async with settings.linq(clock) as linq:
             finding, cards = await doctor.examine_account(linq, settings.LINQ_BASE_URL)
         found(finding)
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+    url = settings.database
     try:
         with database.one_line_errors(url):
             async with database.opened(url) as engine:
@@ -334,7 +320,7 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
                     if cards is not None:
                         async for finding in doctor.examine_cards(engine, cards):
                             found(finding)
-                    found(await doctor.examine_chats(engine, settings.rules, cards, SystemClock()))
+                    found(await doctor.examine_chats(engine, settings.rules, cards, clock))
     except WorkerError as error:
         found(doctor.Finding(state="FAIL", about="database", found=str(error)))
     wrong = sum(finding.state == "FAIL" for finding in findings)
@@ -371,7 +357,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
     if latency:
         account.add_fault(Fault(path="*", delay_seconds=latency / 1000))
     if settings is not None:
-        url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+        url = settings.database
         with database.one_line_errors(url):
             async with database.opened(url, create=True) as engine:
                 await database.migrate(engine)

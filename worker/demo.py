@@ -18,6 +18,7 @@ from worker.linq import Linq
 from worker.pace import Limits
 from worker.share_pass import PassResult, run_pass
 from worker.simulator.account import Account
+from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
 from worker.simulator.server import serving
@@ -71,16 +72,20 @@ async def show(folder: Path | None, *, stop: asyncio.Event) -> int:
 
 def known_chats(account: Account) -> Iterator[chats.KnownChat]:
     """A simulated account's chats as a partner's table would hold them."""
-    for chat in account.chats.values():
-        yield chats.KnownChat(
-            id=chat.id,
-            from_number=chat.from_number,
-            service=chat.service,
-            is_group=chat.is_group,
-            last_outbound_at=chat.last_outbound_at,
-            last_inbound_at=chat.last_inbound_at,
-            health_status=chat.health_status,
-        )
+    return map(known_chat, account.chats.values())
+
+
+def known_chat(chat: Chat) -> chats.KnownChat:
+    """A simulated chat as a row of a partner's table."""
+    return chats.KnownChat(
+        id=chat.id,
+        from_number=chat.from_number,
+        service=chat.service,
+        is_group=chat.is_group,
+        last_outbound_at=chat.last_outbound_at,
+        last_inbound_at=chat.last_inbound_at,
+        health_status=chat.health_status,
+    )
 
 
 async def _one_pass(engine: AsyncEngine, account: Account, base_url: str, stop: asyncio.Event) -> PassResult:

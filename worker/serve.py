@@ -13,9 +13,7 @@ from worker import database
 from worker.asgi import serving_app
 from worker.clock import Clock
 from worker.errors import SchemaError, WorkerError
-from worker.heartbeat import Heartbeat
 from worker.ledger import Trigger
-from worker.linq import Linq
 from worker.metrics import Metrics
 from worker.scheduler import Scheduler, look_around, timers
 from worker.settings import Settings
@@ -42,17 +40,11 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
     Raises:
         WorkerError: the address is taken, the key is missing, or the database's schema cannot be used.
     """
-    url = database.parse_url(settings.DATABASE_URL.get_secret_value())
+    url = settings.database
     schedule, rules = settings.schedule(), settings.rules
     metrics = Metrics(CollectorRegistry())
-    linq = Linq(
-        settings.api_key,
-        base_url=settings.LINQ_BASE_URL,
-        timeout=settings.SHARE_REQUEST_TIMEOUT,
-        connections=settings.SHARE_CONCURRENCY,
-        clock=clock,
-    )
-    heartbeat = Heartbeat(settings.HEARTBEAT_URL.get_secret_value() if settings.HEARTBEAT_URL else None)
+    linq = settings.linq(clock)
+    heartbeat = settings.heartbeat()
     async with database.opened(url, create=migrates) as engine, linq:
 
         async def make_pass(trigger: Trigger) -> PassResult:

@@ -20,14 +20,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import URL
 
+from worker.clock import Clock
 from worker.database import parse_url, shown
 from worker.eligibility import Rules
 from worker.errors import UsageError
-from worker.linq import BASE_URL
+from worker.heartbeat import Heartbeat
+from worker.linq import BASE_URL, Linq
 from worker.pace import Limits
 from worker.schedule import Schedule
 from worker.telemetry import LogFormat, LogLevel
+
+KEY_MISSING: Final = (
+    "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
+)
 
 SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL")
 """The settings that may also come from a file, named by `NAME_FILE`."""
@@ -206,6 +213,29 @@ class Settings(BaseSettings):
         )
 
     @property
+    def database(self) -> URL:
+        """Where the ledger is; it may hold a password."""
+        return parse_url(self.DATABASE_URL.get_secret_value())
+
+    def linq(self, clock: Clock) -> Linq:
+        """A client for the account.
+
+        Raises:
+            UsageError: the key is not set.
+        """
+        return Linq(
+            self.api_key,
+            base_url=self.LINQ_BASE_URL,
+            timeout=self.SHARE_REQUEST_TIMEOUT,
+            connections=self.SHARE_CONCURRENCY,
+            clock=clock,
+        )
+
+    def heartbeat(self) -> Heartbeat:
+        """The watchdog to tell, or none."""
+        return Heartbeat(self.HEARTBEAT_URL.get_secret_value() if self.HEARTBEAT_URL else None)
+
+    @property
     def api_key(self) -> str:
         """The key itself, for the client and for nobody else.
 
@@ -213,8 +243,7 @@ class Settings(BaseSettings):
             UsageError: it is not set.
         """
         if self.LINQ_API_KEY is None:
-            msg = "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
-            raise UsageError(msg)
+            raise UsageError(KEY_MISSING)
         return self.LINQ_API_KEY.get_secret_value()
 
     @property
@@ -232,7 +261,7 @@ class Settings(BaseSettings):
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
         values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
-        values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
+        values["DATABASE_URL"] = shown(self.database)
         return values
 
 
