@@ -81,7 +81,7 @@ def test_every_outcome_is_explained() -> None:
 
 
 def test_every_log_event_is_documented_and_every_documented_one_exists() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "worker").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     logged = set(
         re.findall(r"\"((?:pass|share|cards|claims|database|stale|serve|schedule|heartbeat)\.[a-z]+)\"", sources)
     )

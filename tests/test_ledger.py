@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.scene import Attempt, Scene
 from worker import database, ledger
+from worker.candidates import Due
 from worker.eligibility import Rules
 from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Trigger
 from worker.tables import chats, contact_cards, runs, share_attempts
@@ -42,7 +43,9 @@ async def claim(
     rules: Rules = RULES,
 ) -> list[Claim]:
     async with database.write(engine) as connection:
-        return await ledger.claim(connection, rules, run_id=run, now=now, among=among, at_most=at_most)
+        return await ledger.claim(
+            connection, Due(rules), run_id=run, day=rules.share_day(now), now=now, among=among, at_most=at_most
+        )
 
 
 async def record(engine: AsyncEngine, claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> None:
@@ -165,7 +168,9 @@ async def test_on_postgresql_a_claim_that_is_not_yet_committed_hides_its_chat(
             await connection.execute(insert(chats), [usual | {"id": chat_id} for chat_id in ("a", "b")])
         tomorrow = NOW + timedelta(days=1)
         async with database.write(one) as first:
-            mine = await ledger.claim(first, RULES, run_id="one", now=NOW, among=["a", "b"], at_most=1)
+            mine = await ledger.claim(
+                first, Due(RULES), run_id="one", day=RULES.share_day(NOW), now=NOW, among=["a", "b"], at_most=1
+            )
             theirs = await claim(other, ["a", "b"], run="other", now=tomorrow)
         assert [made.chat_id for made in mine] == ["a"]
         assert [made.chat_id for made in theirs] == ["b"]

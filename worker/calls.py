@@ -17,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import chats, database, ledger
+from worker.candidates import Candidates
 from worker.clock import Clock
-from worker.eligibility import Rules, due_ids
+from worker.eligibility import Rules
 from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Tally
 from worker.linq import Linq
 from worker.linq_answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone
@@ -66,6 +67,7 @@ class Calls:
         engine: AsyncEngine,
         linq: Linq,
         rules: Rules,
+        candidates: Candidates,
         limits: Limits,
         *,
         run_id: str,
@@ -77,6 +79,7 @@ class Calls:
         self._engine = engine
         self._linq = linq
         self._rules = rules
+        self._source = candidates
         self._limits = limits
         self._run_id = run_id
         self._day = day
@@ -178,20 +181,20 @@ class Calls:
             self._lap += 1
             self._after, self._stayed_due = "", None
             self._not_before = now + self._lap_pause
-        if not self._candidates and self._after is not None and now >= self._not_before:
+        while not self._candidates and self._after is not None and self._clock.monotonic() >= self._not_before:
             await self._look(self._after)
         return wanted if self._candidates else 0
 
     async def _look(self, after: str) -> None:
-        """Read the walk's next window: the ids of due chats after the last one seen."""
+        """Read the walk's next window: the ids of candidates after the last one seen."""
         try:
             async with database.read(self._engine) as connection:
-                due = due_ids(self._rules, self._clock.now(), after=after).limit(WINDOW)
-                self._candidates.extend((await connection.execute(due)).scalars())
+                window = await self._source.read_ahead(connection, self._clock.now(), after=after, at_most=WINDOW)
         except SQLAlchemyError as error:
             self._database_failed(error)
             return
-        self._after = self._candidates[-1] if len(self._candidates) == WINDOW else None
+        self._candidates.extend(window.ids)
+        self._after = window.after
 
     async def _turn(self, wanted: int) -> None:
         """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""
@@ -208,14 +211,20 @@ class Calls:
                 await ledger.release(
                     connection,
                     self._unconfirmed,
-                    why="the claim's commit was not confirmed, so nothing was sent",
+                    why=UNCONFIRMED,
                     now=now,
                 )
                 await ledger.record(connection, [call.recorded for call in finished])
                 await _keep_facts(connection, finished, now)
                 if self._rules.share_day(now) == self._day:
                     claims = await ledger.claim(
-                        connection, self._rules, run_id=self._run_id, now=now, among=among, at_most=wanted
+                        connection,
+                        self._source,
+                        run_id=self._run_id,
+                        day=self._day,
+                        now=now,
+                        among=among,
+                        at_most=wanted,
                     )
         except SQLAlchemyError as error:
             # The commit may have come through: record the answers again, and give the claims back instead of calling.

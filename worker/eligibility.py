@@ -5,7 +5,7 @@ disagree. A verdict is the first rule, in the order of `Verdict`, that holds. In
 that was lost counts as a share, and an attempt from the future (a clock was stepped back) as one just made.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -97,26 +97,50 @@ class Rules:
         return now.astimezone(self.timezone).date()
 
 
+def rules_in_order(
+    rules: Rules, now: datetime, cards: FromClause = contact_cards
+) -> list[tuple[Verdict, ColumnElement[bool]]]:
+    """Each rule that is in force, with the condition on a row of `chats` (see `source`) under which it says no."""
+    return [*_of_chat_and_card(cards), *_of_calls(rules, now), *_of_choice(rules, now)]
+
+
 def verdict(rules: Rules, now: datetime, cards: FromClause = contact_cards) -> ColumnElement[str]:
     """The verdict on a row of `chats`, which the statement joins with `cards` (see `source`), at a moment."""
-    rows: list[tuple[ColumnElement[bool], Verdict]] = [
-        (chats.c.paused_at.is_not(None), Verdict.PAUSED),
-        (chats.c.missing_at.is_not(None), Verdict.MISSING),
-        (func.lower(func.coalesce(chats.c.service, "")) != "imessage", Verdict.NOT_IMESSAGE),
-        (chats.c.last_outbound_at.is_(None), Verdict.NO_OUTBOUND),
-        (func.upper(func.coalesce(chats.c.health_status, "")) == "OPTED_OUT", Verdict.OPTED_OUT),
-        (cards.c.phone_number.is_(None), Verdict.NO_CARD),
-        (cards.c.is_active.is_not(True), Verdict.CARD_INACTIVE),
-        (_called_on(rules.share_day(now)), Verdict.ALREADY_TODAY),
-        (_too_soon(rules, now), Verdict.TOO_SOON),
+    return _first(rules_in_order(rules, now, cards), Verdict.DUE)
+
+
+def _of_chat_and_card(cards: FromClause) -> list[tuple[Verdict, ColumnElement[bool]]]:
+    """What no share can do without."""
+    return [
+        (Verdict.PAUSED, chats.c.paused_at.is_not(None)),
+        (Verdict.MISSING, chats.c.missing_at.is_not(None)),
+        (Verdict.NOT_IMESSAGE, func.lower(func.coalesce(chats.c.service, "")) != "imessage"),
+        (Verdict.NO_OUTBOUND, chats.c.last_outbound_at.is_(None)),
+        (Verdict.OPTED_OUT, func.upper(func.coalesce(chats.c.health_status, "")) == "OPTED_OUT"),
+        (Verdict.NO_CARD, cards.c.phone_number.is_(None)),
+        (Verdict.CARD_INACTIVE, cards.c.is_active.is_not(True)),
     ]
+
+
+def _of_calls(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement[bool]]]:
+    """What earlier calls forbid the scheduled one."""
+    return [(Verdict.ALREADY_TODAY, _called_on(rules.share_day(now))), (Verdict.TOO_SOON, _too_soon(rules, now))]
+
+
+def _of_choice(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement[bool]]]:
+    """What the settings forbid, where they do."""
+    found: list[tuple[Verdict, ColumnElement[bool]]] = []
     if rules.max_per_chat:
-        rows.append((_shares(rules.max_per_chat) >= rules.max_per_chat, Verdict.CAP_REACHED))
+        found.append((Verdict.CAP_REACHED, _shares(rules.max_per_chat) >= rules.max_per_chat))
     if rules.active_days:
-        rows.append((_utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days), Verdict.DORMANT))
+        found.append((Verdict.DORMANT, _utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days)))
     if not rules.include_groups:
-        rows.append((chats.c.is_group.is_(True), Verdict.GROUP_EXCLUDED))
-    return case(*((rule, _name(name)) for rule, name in rows), else_=_name(Verdict.DUE))
+        found.append((Verdict.GROUP_EXCLUDED, chats.c.is_group.is_(True)))
+    return found
+
+
+def _first(found: Sequence[tuple[Verdict, ColumnElement[bool]]], otherwise: Verdict) -> ColumnElement[str]:
+    return case(*((condition, _name(name)) for name, condition in found), else_=_name(otherwise))
 
 
 def source(cards: FromClause = contact_cards) -> FromClause:

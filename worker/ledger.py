@@ -36,14 +36,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.eligibility import Rules, due_ids
+from worker.candidates import Candidates
 from worker.tables import UtcTime, chats, runs, share_attempts
 
 STALE_AFTER: Final = timedelta(minutes=15)
 """The age at which a claim belongs to a dead worker. Far more than the longest call, so that it hurts no live one."""
-
-SCHEDULED: Final = 0
-"""The sequence of the day's one scheduled call; reruns take the next numbers."""
 
 
 class Outcome(StrEnum):
@@ -138,60 +135,57 @@ class Tally(TypedDict, total=False):
 
 async def claim(
     connection: AsyncConnection,
-    rules: Rules,
+    candidates: Candidates,
     *,
     run_id: str,
+    day: date,
     now: datetime,
     among: Collection[str],
     at_most: int,
 ) -> list[Claim]:
-    """Claim up to `at_most` chats of `among` that are due at `now`, for the day's scheduled call; return the claims.
+    """Claim up to `at_most` chats of `among` that may be called at `now`, on a share day; return the claims.
 
     The caller commits, and calls only then. Which chats are claimed is decided by the database, in this order:
 
     1. On PostgreSQL the rows of the candidates are locked; those that another worker holds are passed over. SQLite's
-    write
-       lock, which the transaction holds already, does the same for all rows.
-    2. Under the lock the verdict is asked again, by a statement that sees every claim committed before it. So two
-    workers
-       whose clocks disagree about the date cannot both find the chat due.
-    3. The key refuses a second row for the chat and day. One that is `unsent` is claimed anew, in its place.
+       write lock, which the transaction holds already, does the same for all rows.
+    2. Under the lock it is asked again who may be called, by a statement that sees every claim committed before it. So
+       two workers whose clocks disagree about the date cannot both find the chat due.
+    3. The key refuses a second row for the chat, day and sequence. One that is `unsent` is claimed anew, in its place.
     """
     if not among or at_most < 1:
         return []
-    due = due_ids(rules, now, among=among).limit(at_most)
+    chosen = candidates.claimable(now, among).limit(at_most)
     if connection.dialect.name == "postgresql":
-        locked = await connection.execute(due.with_for_update(of=chats, skip_locked=True))
+        locked = await connection.execute(chosen.with_for_update(of=chats, skip_locked=True))
         ids = list(locked.scalars())
         if not ids:
             return []
-        due = due_ids(rules, now, among=ids)
-    day = rules.share_day(now)
-    row = {
-        "share_day": literal(day),
-        "sequence": literal(SCHEDULED),
+        chosen = candidates.claimable(now, ids)
+    request = candidates.request
+    mark = {
         "outcome": literal(Outcome.CLAIMED.value),
         "run_id": literal(run_id),
         "claimed_at": literal(now, UtcTime()),
+        "requested_by": literal(request.by if request else None, Text),
+        "reason": literal(request.reason if request else None, Text),
     }
-    chosen = due.subquery()
+    row = chosen.subquery()
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     # SQLite cannot parse ON CONFLICT after a SELECT that has no WHERE.
-    statement = upsert(share_attempts).from_select(["chat_id", *row], select(chosen.c.id, *row.values()).where(true()))
+    statement = upsert(share_attempts).from_select(
+        ["chat_id", "sequence", "share_day", *mark],
+        select(row.c.id, row.c.sequence, literal(day), *mark.values()).where(true()),
+    )
     statement = statement.on_conflict_do_update(
         index_elements=["chat_id", "share_day", "sequence"],
-        set_={
-            "outcome": Outcome.CLAIMED.value,
-            "run_id": run_id,
-            "claimed_at": literal(now, UtcTime()),
-            **_NO_ANSWER,
-        },
+        set_=mark | _NO_ANSWER,
         where=share_attempts.c.outcome == Outcome.UNSENT.value,
     )
-    claimed = await connection.execute(statement.returning(share_attempts.c.chat_id))
+    claimed = await connection.execute(statement.returning(share_attempts.c.chat_id, share_attempts.c.sequence))
     return [
-        Claim(chat_id=chat_id, share_day=day, sequence=SCHEDULED, run_id=run_id, claimed_at=now)
-        for chat_id in sorted(claimed.scalars())
+        Claim(chat_id=chat_id, share_day=day, sequence=sequence, run_id=run_id, claimed_at=now)
+        for chat_id, sequence in sorted((chat_id, sequence) for chat_id, sequence in claimed)
     ]
 
 

@@ -21,8 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database, ledger
 from worker.calls import Calls, Watch
+from worker.candidates import Candidates, Due
 from worker.clock import Clock
-from worker.eligibility import Rules, Verdict, count_verdicts
+from worker.eligibility import Rules
 from worker.ledger import Outcome, RunStatus, Tally, Trigger
 from worker.linq import Linq
 from worker.linq_answers import AccessRefused, Card, LinqError
@@ -62,13 +63,16 @@ async def run_pass(
     clock: Clock,
     stop: asyncio.Event,
     watch: Watch = lambda _answer, _seconds: None,
+    candidates: Candidates | None = None,
 ) -> PassResult:
-    """Share with everyone who is due; return what came of it. `watch` is told of each answer once it is recorded.
+    """Share with everyone who is due, or with the given candidates; return what came of it.
+
+    `watch` is told of each answer once it is recorded.
 
     1. Settle what dead workers left, write down that a pass begins.
     2. Fetch all cards and store them. Without them nobody is called.
     3. Claim, commit, call, record; until nobody is due, the day ends, Linq says stop, or `stop` is set.
-    4. Count every chat once, and write down how it ended.
+    4. Count every candidate once, and write down how it ended.
 
     Raises:
         SQLAlchemyError: the database failed before anything was claimed.
@@ -79,7 +83,10 @@ async def run_pass(
     with structlog.contextvars.bound_contextvars(run_id=run_id):
         stale_claims = await _begin(engine, run_id=run_id, trigger=trigger, day=day, now=started_at)
         log.info("pass.started", trigger=trigger.value, share_day=day.isoformat())
-        calls = Calls(engine, linq, rules, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch)
+        candidates = candidates or Due(rules)
+        calls = Calls(
+            engine, linq, rules, candidates, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch
+        )
         tally: Tally | None = None
         refusal: LinqError | None = None
         try:
@@ -87,7 +94,7 @@ async def run_pass(
             if cards is not None:
                 await _patiently(clock, lambda: _store_cards(engine, cards, clock.now()))
                 await calls.make()
-            counted = await _patiently(clock, lambda: _count(engine, rules, run_id, calls.last_look))
+            counted = await _patiently(clock, lambda: _count(engine, candidates, run_id, calls.last_look))
             tally = counted
             status, detail = calls.ended(counted) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
         except LinqError as error:
@@ -163,19 +170,18 @@ async def _store_cards(engine: AsyncEngine, cards: list[Card], now: datetime) ->
     log.info("cards.refreshed", cards=len(cards), active=sum(card.is_active for card in cards))
 
 
-async def _count(engine: AsyncEngine, rules: Rules, run_id: str, now: datetime) -> Tally:
-    """Each chat once: by what this run's attempt came to, or else by its verdict."""
+async def _count(engine: AsyncEngine, candidates: Candidates, run_id: str, now: datetime) -> Tally:
+    """Each candidate once: by what this run's attempt came to, or else by why there was none."""
     async with database.read(engine) as connection:
         outcomes = await ledger.outcomes_of(connection, run_id)
-        verdicts = await count_verdicts(connection, rules, now, without_run=run_id)
-    left = verdicts.pop(Verdict.DUE, 0)
+        others = await candidates.remainder(connection, now, run_id=run_id)
     return Tally(
         shared=outcomes.get(Outcome.SHARED, 0),
         rejected=outcomes.get(Outcome.REJECTED, 0),
         unknown=outcomes.get(Outcome.UNKNOWN, 0) + outcomes.get(Outcome.CLAIMED, 0),
         unsent=outcomes.get(Outcome.UNSENT, 0),
-        left=left,
-        skipped={name.value: count for name, count in verdicts.items()},
+        left=others.left,
+        skipped=others.skipped,
     )
 
 

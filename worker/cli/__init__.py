@@ -1,0 +1,23 @@
+"""The command line: parse, assemble, call one function, print, choose the exit code.
+
+Each command imports what it needs when it runs, so that `--help` and `--version` answer at once. Results go to stdout,
+logs and progress to stderr. Exit codes: 0 done, 1 not completed, 2 a wrong command line or setting.
+"""
+
+import sys
+
+from worker.cli import passes, setup
+from worker.cli.app import app
+from worker.errors import WorkerError
+
+__all__ = ["app", "main", "passes", "setup"]
+
+
+def main() -> None:
+    """Run the command line; what ends a command early becomes one line and an exit code."""
+    try:
+        app()
+    except WorkerError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"share-worker: {line}\n")
+        sys.exit(error.exit_code)

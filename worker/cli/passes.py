@@ -1,0 +1,131 @@
+"""The commands that make passes: `run` and `serve`."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.app import app
+from worker.cli.shell import Json, NoMigrate, finish, read_settings, stop_on_signals
+from worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+DUE_SHOWN = 20
+"""How many of the chats that would be called a dry run lists for people."""
+
+
+@app.command(epilog="Example: share-worker run --dry-run")
+def run(
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Call nobody and write nothing; say who would be called, and why others not."),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Call at most N chats.")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something went wrong.")] = False,
+    no_migrate: NoMigrate = False,
+) -> None:
+    """Make one pass: share with every chat that is due, now.
+
+    Reads the chats from the table 'chats' of DATABASE_URL, and Linq's key from LINQ_API_KEY. Safe to run as often as
+    you like, also at the same time: a chat is called at most once per share day. Ctrl-C or SIGTERM ends it cleanly:
+    calls in flight are finished and recorded.
+
+    Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
+    """
+    settings = read_settings(calm=quiet or sys.stderr.isatty())
+    if dry_run:
+        finish(_dry_run(settings, limit=limit, as_json=json))
+    finish(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))
+
+
+@app.command(epilog="Example: SHARE_SCHEDULE='0 10 * * *' SHARE_TIMEZONE=Europe/Berlin share-worker serve")
+def serve(no_migrate: NoMigrate = False) -> None:
+    """Run for months: make a pass at each time of SHARE_SCHEDULE, in SHARE_TIMEZONE.
+
+    A time that was missed today is made up for at once; a pass that was stopped is taken up again, after growing
+    pauses, until the day ends. Any number of processes may serve one PostgreSQL: they share the work.
+
+    Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics. SIGTERM or Ctrl-C ends it after the calls in flight.
+    """
+    finish(_serve(read_settings(), migrates=not no_migrate))
+
+
+async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
+    from worker import database, report
+    from worker.clock import SystemClock
+    from worker.ledger import RunStatus, Trigger
+    from worker.share_pass import run_pass
+
+    clock = SystemClock()
+    stop = stop_on_signals()
+    url = settings.database
+    linq = settings.linq(clock)
+    with database.one_line_errors(url):
+        async with database.opened(url, create=migrates) as engine, linq:
+            if migrates:
+                await database.migrate(engine)
+            else:
+                await database.require_current_schema(engine)
+            with report.progress(shown=sys.stderr.isatty() and not quiet) as watch:
+                making = run_pass(
+                    engine,
+                    linq,
+                    settings.rules,
+                    settings.limits(limit),
+                    trigger=Trigger.COMMAND,
+                    clock=clock,
+                    stop=stop,
+                    watch=watch,
+                )
+                result = await settings.heartbeat().around(making, stop)
+    completed = result.status is RunStatus.COMPLETED
+    if as_json:
+        report.print_json(report.result_document(result))
+    elif not (quiet and completed):
+        report.print_result(result, settings.rules)
+    return 0 if completed else 1
+
+
+async def _serve(settings: "Settings", *, migrates: bool) -> int:
+    from worker import database
+    from worker.clock import SystemClock
+    from worker.serve import serve as serve_until
+
+    url = settings.database
+    with database.one_line_errors(url):
+        return await serve_until(settings, clock=SystemClock(), stop=stop_on_signals(), migrates=migrates)
+
+
+async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
+    from worker import database, report
+    from worker.clock import SystemClock
+    from worker.eligibility import as_cards, count_verdicts, due_ids
+    from worker.linq_answers import LinqError
+
+    clock = SystemClock()
+    now, rules = clock.now(), settings.rules
+    url = settings.database
+    linq = settings.linq(clock)
+    with database.one_line_errors(url):
+        async with database.opened(url) as engine, linq:
+            await database.require_current_schema(engine)
+            try:
+                cards = as_cards({card.phone_number: card.is_active for card in await linq.list_cards()})
+            except LinqError as error:
+                msg = f"the contact cards could not be read: {error}"
+                raise WorkerError(msg) from error
+            async with database.read(engine) as connection:
+                counts = await count_verdicts(connection, rules, now, cards=cards)
+                shown = limit if limit is not None or as_json else DUE_SHOWN
+                due = list((await connection.execute(due_ids(rules, now, cards=cards).limit(shown))).scalars())
+    if as_json:
+        skipped = {name.value: count for name, count in counts.items() if name.value != "due"}
+        report.print_json(
+            {"share_day": rules.share_day(now), "due": due, "skipped": skipped, "chats": sum(counts.values())}
+        )
+    else:
+        report.print_dry_run(counts, due, rules, now)
+    return 0

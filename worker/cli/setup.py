@@ -1,0 +1,181 @@
+"""The commands around the passes: `migrate` and `check` before the first one, `simulator` and `demo` to try it all."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.app import app
+from worker.cli.shell import Json, finish, read_settings, stop_on_signals
+from worker.errors import UsageError, WorkerError
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+    from worker.simulator.account import Account
+    from worker.simulator.chats import Chat
+
+
+@app.command(epilog="Example: DATABASE_URL=postgresql://worker@db/linq share-worker migrate")
+def migrate() -> None:
+    """Bring the database's tables up to date. Makes the SQLite file if there is none; safe to run twice at once."""
+    finish(_migrate(read_settings()))
+
+
+@app.command(epilog="Example: share-worker check")
+def check(json: Json = False) -> None:
+    """Look at everything the next pass needs, and say line by line how it stands. Writes nothing, calls nobody.
+
+    Settings, database and schema, Linq's key, each line's card, how many chats are due. Exit code 1 if something is
+    wrong.
+    """
+    finish(_check(read_settings(), as_json=json))
+
+
+@app.command(epilog="Example: share-worker simulator --port 8090 --chats 1000 --fill")
+def simulator(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 8090,
+    chats: Annotated[int, typer.Option(min=0, max=1_000_000, help="How many chats the simulated account has.")] = 1000,
+    fill: Annotated[
+        bool,
+        typer.Option("--fill", help="Also write these chats into the table 'chats' of DATABASE_URL, if it is empty."),
+    ] = False,
+    latency: Annotated[int, typer.Option(min=0, max=60_000, metavar="MS", help="Milliseconds before each answer.")] = 0,
+) -> None:
+    """Serve a stand-in for Linq's API on this machine, to try the worker against. Ends with Ctrl-C.
+
+    Follows Linq's rules (cards, opt-outs, one share per chat in five minutes), counts the share calls, and can be told
+    to misbehave: see docs/simulator.md. Nothing it does leaves this machine.
+    """
+    finish(_simulator(read_settings() if fill else None, port=port, chats=chats, latency=latency))
+
+
+@app.command(epilog="Example: share-worker demo --folder ./share-worker-demo")
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Where to put the database; a new temporary folder if not given."),
+    ] = None,
+) -> None:
+    """Show the whole worker at work, in seconds: no key, no settings, nothing leaves this machine.
+
+    Starts a simulated Linq, makes a SQLite database with chats of every kind, and makes two passes: the first shares
+    with everyone who is due, the second one with nobody.
+    """
+    finish(_demo(folder))
+
+
+async def _migrate(settings: "Settings") -> int:
+    from worker import database, report
+
+    url = settings.database
+    with database.one_line_errors(url):
+        async with database.opened(url, create=True) as engine:
+            changed = await database.migrate(engine)
+    state = "is now" if changed else "was already"
+    report.print_lines(f"The schema of {database.shown(url)} {state} at revision {database.HEAD}.")
+    return 0
+
+
+async def _check(settings: "Settings", *, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from worker import database, doctor, report
+    from worker.clock import SystemClock
+    from worker.settings import KEY_MISSING
+
+    clock = SystemClock()
+    findings = []
+
+    def found(finding: doctor.Finding) -> None:
+        findings.append(finding)
+        if not as_json:
+            report.print_lines(f"{finding.state:<4}  {finding.about:<8}  {finding.found}")
+
+    pace = f"{settings.SHARE_MAX_PER_SECOND:g} a second" if settings.SHARE_MAX_PER_SECOND else "no limit a second"
+    sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
+    found(doctor.Finding(state="ok", about="settings", found=sound))
+    cards = None
+    if settings.LINQ_API_KEY is None:
+        found(doctor.Finding(state="FAIL", about="key", found=KEY_MISSING))
+    else:
+        async with settings.linq(clock) as linq:
+            finding, cards = await doctor.examine_account(linq, settings.LINQ_BASE_URL)
+        found(finding)
+    url = settings.database
+    try:
+        with database.one_line_errors(url):
+            async with database.opened(url) as engine:
+                reachable = await doctor.examine_database(engine)
+                found(reachable)
+                if reachable.state == "ok":
+                    if cards is not None:
+                        async for finding in doctor.examine_cards(engine, cards):
+                            found(finding)
+                    found(await doctor.examine_chats(engine, settings.rules, cards, clock))
+    except WorkerError as error:
+        found(doctor.Finding(state="FAIL", about="database", found=str(error)))
+    wrong = sum(finding.state == "FAIL" for finding in findings)
+    if as_json:
+        report.print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
+    else:
+        report.print_lines("", f"{wrong} of these need attention." if wrong else "All is well.")
+    return 1 if wrong else 0
+
+
+async def _demo(folder: Path | None) -> int:
+    from worker.demo import show
+
+    return await show(folder, stop=stop_on_signals())
+
+
+def _some(account: "Account") -> "Iterator[Chat]":
+    """A few chats of a simulated account, to know it by: the same number of chats makes the same ones."""
+    return itertools.islice(account.chats.values(), 3)
+
+
+async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int) -> int:
+    from worker import database, report
+    from worker.chats import add_chats, count_chats, has_chat
+    from worker.demo import known_chats
+    from worker.simulator.account import Account
+    from worker.simulator.faults import Fault
+    from worker.simulator.population import populate
+    from worker.simulator.server import serving
+
+    stop = stop_on_signals()
+    account = Account()
+    populate(account, chats=chats)
+    if latency:
+        account.add_fault(Fault(path="*", delay_seconds=latency / 1000))
+    if settings is not None:
+        url = settings.database
+        with database.one_line_errors(url):
+            async with database.opened(url, create=True) as engine:
+                await database.migrate(engine)
+                async with database.write(engine) as connection:
+                    present = await count_chats(connection)
+                    ours = [await has_chat(connection, chat.id) for chat in _some(account)]
+                    if present and not (present == chats and all(ours)):
+                        msg = f"{database.shown(url)} has {present:,} other chats; --fill is for an empty table"
+                        raise UsageError(msg)
+                    await add_chats(connection, known_chats(account))
+        report.print_lines(f"The table 'chats' of {database.shown(url)} holds these {chats:,} chats.")
+    try:
+        async with serving(account, port=port) as base_url:
+            report.print_lines(
+                f"A simulated Linq with {chats:,} chats answers on {base_url}. Try the worker against it:",
+                f"  export LINQ_BASE_URL={base_url} LINQ_API_KEY={account.api_key}",
+                "  share-worker check",
+                f"What it was asked to share: curl {base_url}/_simulator/shares. Ctrl-C ends it.",
+            )
+            await stop.wait()
+    except OSError as error:
+        msg = f"the simulator {error.strerror}"
+        raise WorkerError(msg) from error
+    calls = len(account.share_calls)
+    report.print_lines(
+        f"It was called {calls:,} times to share; for {len(account.repeated_calls()):,} chats twice in a day."
+    )
+    return 0
