@@ -10,12 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database
+from worker.candidates import Candidates, Request
 from worker.clock import Clock
 from worker.demo import known_chat
 from worker.eligibility import Rules
 from worker.ledger import Outcome, Trigger
 from worker.linq import Linq
 from worker.pace import Limits
+from worker.rerun import Chosen, Plan, Selection, make_plan
 from worker.share_pass import PassResult, run_pass
 from worker.simulator.account import Account, Line
 from worker.simulator.chats import Chat
@@ -44,6 +46,8 @@ class Attempt:
     error_code: int | None
     error_message: str | None
     trace_id: str | None
+    requested_by: str | None
+    reason: str | None
 
 
 @dataclass
@@ -93,6 +97,8 @@ class Scene:
         trigger: Trigger = Trigger.COMMAND,
         seconds: float = 30,
         engine: AsyncEngine | None = None,
+        candidates: Candidates | None = None,
+        clock: Clock | None = None,
     ) -> PassResult:
         """A pass of a worker of its own."""
         limits = limits or Limits(per_second=0)
@@ -101,7 +107,7 @@ class Scene:
             base_url=self.base_url,
             timeout=seconds,
             connections=limits.concurrency,
-            clock=self.clock,
+            clock=clock or self.clock,
         )
         async with linq:
             return await run_pass(
@@ -110,9 +116,45 @@ class Scene:
                 rules or Rules(),
                 limits,
                 trigger=trigger,
-                clock=self.clock,
+                clock=clock or self.clock,
                 stop=self.stop,
+                candidates=candidates,
             )
+
+    async def plan(
+        self,
+        selection: Selection,
+        *,
+        force: bool = False,
+        rules: Rules | None = None,
+        shown: int | None = None,
+        clock: Clock | None = None,
+    ) -> Plan:
+        """What a rerun would do, by the cards as they were last stored."""
+        async with database.read(self.engine) as connection:
+            now = (clock or self.clock).now()
+            return await make_plan(connection, rules or Rules(), selection, now, force=force, shown=shown)
+
+    async def rerun(
+        self,
+        plan: Plan,
+        *,
+        force: bool = False,
+        rules: Rules | None = None,
+        limits: Limits | None = None,
+        engine: AsyncEngine | None = None,
+        clock: Clock | None = None,
+    ) -> PassResult:
+        """The rerun of a plan, by a worker of its own."""
+        request = Request(by="ada", reason="a test")
+        return await self.one_pass(
+            rules=rules,
+            limits=limits,
+            trigger=Trigger.RERUN,
+            engine=engine,
+            candidates=Chosen(rules or Rules(), plan.sequences, force=force, request=request),
+            clock=clock,
+        )
 
     async def attempts(self, chat_id: str | None = None) -> list[Attempt]:
         """The ledger, in the order of its key."""

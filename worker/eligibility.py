@@ -76,9 +76,52 @@ _MEANINGS: Final = {
     Verdict.DUE: "nothing speaks against a share now",
 }
 
+
+class Again(StrEnum):
+    """Whether a chat that was attempted today may be called again at an admin's word, or what says no.
+
+    The rules of `Verdict` about chat, card and settings come before these; those about earlier calls are replaced.
+    """
+
+    NOT_ATTEMPTED = "not_attempted"
+    BEING_CALLED = "being_called"
+    JUST_CALLED = "just_called"
+    NEEDS_FORCE = "needs_force"
+    CALLED_SINCE = "called_since"
+    UNKNOWN_CHAT = "unknown_chat"
+    NOT_SELECTED = "not_selected"
+    ALLOWED = "allowed"
+
+    @property
+    def meaning(self) -> str:
+        """The ruling in a few words, for people."""
+        return _AGAIN_MEANINGS[self]
+
+
+_AGAIN_MEANINGS: Final = {
+    Again.NOT_ATTEMPTED: "not attempted today; 'share-worker run' calls it when it is due",
+    Again.BEING_CALLED: "being called now",
+    Again.JUST_CALLED: "called a moment ago; Linq takes one share per chat in five minutes",
+    Again.NEEDS_FORCE: "shared today, or perhaps shared; only with --force",
+    Again.CALLED_SINCE: "somebody else called it again in the meantime",
+    Again.UNKNOWN_CHAT: "not in the table 'chats'",
+    Again.NOT_SELECTED: "its latest attempt does not fit the other options",
+    Again.ALLOWED: "may be called again",
+}
+
+
+def meaning(ruling: str) -> str:
+    """A verdict, or a ruling on a rerun, in a few words."""
+    return Verdict(ruling).meaning if ruling in set(Verdict) else Again(ruling).meaning
+
+
+LINQ_PAUSE: Final = timedelta(minutes=5)
+"""Linq takes one share per chat in this time (Linq's reference of the share call)."""
+
 NOT_CALLED: Final = "unsent"
 NOT_SHARED: Final = ("unsent", "rejected")
 """Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap."""
+PERHAPS_SHARED: Final = ("shared", "unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +150,30 @@ def rules_in_order(
 def verdict(rules: Rules, now: datetime, cards: FromClause = contact_cards) -> ColumnElement[str]:
     """The verdict on a row of `chats`, which the statement joins with `cards` (see `source`), at a moment."""
     return _first(rules_in_order(rules, now, cards), Verdict.DUE)
+
+
+def ruling_again(rules: Rules, now: datetime, *, force: bool, cards: FromClause = contact_cards) -> ColumnElement[str]:
+    """Whether a chat may be called again today: a `Verdict` or an `Again`, the first that holds; over `source`."""
+    day = rules.share_day(now)
+    found: list[tuple[Verdict | Again, ColumnElement[bool]]] = [
+        *_of_chat_and_card(cards),
+        *_of_choice(rules, now),
+        (Again.NOT_ATTEMPTED, ~_attempted_on(day)),
+        (Again.BEING_CALLED, _attempted_on(day, "claimed")),
+        (Again.JUST_CALLED, _just_called(day, now)),
+    ]
+    if not force:
+        found.append((Again.NEEDS_FORCE, _attempted_on(day, *PERHAPS_SHARED)))
+    return _first(found, Again.ALLOWED)
+
+
+def next_sequence(day: date) -> ColumnElement[int]:
+    """The sequence of a chat's next call on a day: after all that were called, in the place of one that was not."""
+    attempt = share_attempts.alias("called")
+    last = select(func.max(attempt.c.sequence)).where(
+        attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED
+    )
+    return func.coalesce(last.correlate(chats).scalar_subquery() + 1, 0)
 
 
 def _of_chat_and_card(cards: FromClause) -> list[tuple[Verdict, ColumnElement[bool]]]:
@@ -139,7 +206,9 @@ def _of_choice(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement
     return found
 
 
-def _first(found: Sequence[tuple[Verdict, ColumnElement[bool]]], otherwise: Verdict) -> ColumnElement[str]:
+def _first(
+    found: Sequence[tuple[Verdict | Again, ColumnElement[bool]]], otherwise: Verdict | Again
+) -> ColumnElement[str]:
     return case(*((condition, _name(name)) for name, condition in found), else_=_name(otherwise))
 
 
@@ -201,6 +270,24 @@ def _called_on(day: date) -> ColumnElement[bool]:
     return exists().where(attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED)
 
 
+def _attempted_on(day: date, *outcomes: str) -> ColumnElement[bool]:
+    """Whether there is an attempt on a day: any, or one with such an outcome."""
+    attempt = share_attempts.alias("attempted")
+    found = exists().where(attempt.c.chat_id == chats.c.id, attempt.c.share_day == day)
+    return found.where(attempt.c.outcome.in_(outcomes)) if outcomes else found
+
+
+def _just_called(day: date, now: datetime) -> ColumnElement[bool]:
+    """A call that Linq may have seen in the last minutes; yesterday's too, and those of a clock that runs ahead."""
+    attempt = share_attempts.alias("recent")
+    return exists().where(
+        attempt.c.chat_id == chats.c.id,
+        attempt.c.share_day >= day - timedelta(days=2),
+        attempt.c.outcome != NOT_CALLED,
+        func.coalesce(attempt.c.finished_at, attempt.c.claimed_at) > now - LINQ_PAUSE,
+    )
+
+
 def _too_soon(rules: Rules, now: datetime) -> ColumnElement[bool]:
     """A call in the last hours, or a share in the last days; a claim of a clock that runs ahead counts as well."""
     attempt = share_attempts.alias("before")
@@ -248,5 +335,5 @@ def _compile_utc_sqlite(element: _utc, compiler: SQLCompiler, **options: object)
     return f"strftime('%Y-%m-%d %H:%M:%f', {compiler.process(element.clauses, **options)})"
 
 
-def _name(verdict_: Verdict) -> ColumnElement[str]:
-    return literal_column(f"'{verdict_.value}'", Text)
+def _name(word: Verdict | Again) -> ColumnElement[str]:
+    return literal_column(f"'{word.value}'", Text)

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
 from worker.calls import Watch
-from worker.eligibility import Rules, Verdict
+from worker.columns import column_lines
+from worker.eligibility import Again, Rules, Verdict, meaning
 from worker.ledger import Answer, Outcome, RunStatus, Tally
+from worker.rerun import Choice, Plan
 from worker.share_pass import PassResult
 
 Row = tuple[str, int, str]
@@ -54,6 +56,43 @@ def print_dry_run(counts: Mapping[Verdict, int], due: list[str], rules: Rules, n
             print_lines(f"  and {would - len(due):,} more (--json lists them all, --limit N the first N)")
 
 
+def plan_lines(plan: Plan, rules: Rules) -> Iterator[str]:
+    """What a rerun would do, for people: each chat that is shown, then all of them by whether they may be called."""
+    yield f"Rerun, share day {plan.share_day} ({rules.timezone})"
+    if not plan.counts:
+        yield "  No attempt of today fits."
+        return
+    if plan.choices:
+        yield ""
+        rows = [(choice.chat_id, _last(choice), choice.ruling) for choice in plan.choices]
+        yield from (f"  {line}" for line in column_lines(("chat", "last attempt today", "now"), rows))
+        if hidden := plan.counts.total() - len(plan.choices):
+            yield f"  and {hidden:,} more (--dry-run --json lists them all)"
+    yield ""
+    yield from count_lines(plan_rows(plan))
+
+
+def plan_rows(plan: Plan) -> list[Row]:
+    """A plan as rows that add up to the number of selected chats."""
+    allowed = plan.counts[Again.ALLOWED]
+    rows: list[Row] = [(Again.ALLOWED.value, allowed, "would be called again")]
+    rows += [(name, count, meaning(name)) for name, count in plan.counts.most_common() if name != Again.ALLOWED]
+    return [*rows, ("chats", plan.counts.total(), "")]
+
+
+def plan_document(plan: Plan) -> dict[str, object]:
+    """A plan, for machines."""
+    return {
+        "share_day": plan.share_day,
+        "counts": dict(plan.counts),
+        "chats": [asdict(choice) for choice in plan.choices],
+    }
+
+
+def _last(choice: Choice) -> str:
+    return " ".join(str(part) for part in (choice.outcome or "none", choice.error_code) if part is not None)
+
+
 def tally_rows(tally: Tally) -> list[Row]:
     """A tally as rows that add up to the number of chats."""
     told = {
@@ -67,7 +106,7 @@ def tally_rows(tally: Tally) -> list[Row]:
     ]
     if tally["left"]:
         rows.append(("left", tally["left"], "due, but not attempted"))
-    rows += [(name, count, Verdict(name).meaning) for name, count in tally["skipped"].items()]
+    rows += [(name, count, meaning(name)) for name, count in tally["skipped"].items()]
     return [*rows, ("chats", sum(count for _, count, _ in rows), "")]
 
 
@@ -76,8 +115,8 @@ def count_lines(rows: Iterable[Row]) -> Iterator[str]:
     rows = list(rows)
     names = max(len(name) for name, _, _ in rows)
     counts = max(len(f"{count:,}") for _, count, _ in rows)
-    for name, count, meaning in rows:
-        yield f"  {name:<{names}}  {count:>{counts},}  {meaning}".rstrip()
+    for name, count, words in rows:
+        yield f"  {name:<{names}}  {count:>{counts},}  {words}".rstrip()
 
 
 def print_lines(*lines: str) -> None:

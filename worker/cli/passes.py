@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, NoMigrate, finish, read_settings, stop_on_signals
-from worker.errors import WorkerError
+from worker.cli.shell import Json, NoMigrate, card_activity, finish, read_settings, stop_on_signals
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -103,7 +102,6 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
     from worker import database, report
     from worker.clock import SystemClock
     from worker.eligibility import as_cards, count_verdicts, due_ids
-    from worker.linq_answers import LinqError
 
     clock = SystemClock()
     now, rules = clock.now(), settings.rules
@@ -112,11 +110,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
     with database.one_line_errors(url):
         async with database.opened(url) as engine, linq:
             await database.require_current_schema(engine)
-            try:
-                cards = as_cards({card.phone_number: card.is_active for card in await linq.list_cards()})
-            except LinqError as error:
-                msg = f"the contact cards could not be read: {error}"
-                raise WorkerError(msg) from error
+            cards = as_cards(await card_activity(linq))
             async with database.read(engine) as connection:
                 counts = await count_verdicts(connection, rules, now, cards=cards)
                 shown = limit if limit is not None or as_json else DUE_SHOWN

@@ -1,16 +1,19 @@
 """What the commands share: the settings and logs they start with, signals, and how they end."""
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from worker.errors import UsageError
+from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
+    from worker.linq import Linq
     from worker.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -87,6 +90,34 @@ def chat_ids(words: Sequence[str]) -> list[str]:
     return list(found)
 
 
+def lines(words: Sequence[str]) -> list[str]:
+    """The lines that a command line names, E.164.
+
+    Raises:
+        UsageError: one is no such number.
+    """
+    for word in words:
+        if not re.fullmatch(r"\+[1-9]\d{6,14}", word):
+            msg = f"{word!r} is no line; a line is a phone number with + and country code, such as +15550100001"
+            raise UsageError(msg)
+    return list(words)
+
+
+def share_day(word: str, today: date) -> date:
+    """The share day that a command line names: `today`, `yesterday` or a date.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if word in {"today", "yesterday"}:
+        return today - timedelta(days=word == "yesterday")
+    try:
+        return date.fromisoformat(word)
+    except ValueError:
+        msg = f"{word!r} is no day; it may be today, yesterday, or a date such as {today}"
+        raise UsageError(msg) from None
+
+
 def confirm(question: str, *, yes: bool) -> bool:
     """Ask a person, on stderr; True at once with `--yes`.
 
@@ -113,3 +144,18 @@ def os_user() -> str:
         import os
 
         return f"uid {os.getuid()}"
+
+
+async def card_activity(linq: "Linq") -> dict[str, bool]:
+    """Each line of the account that has a card, and whether that is active, as Linq says now.
+
+    Raises:
+        WorkerError: Linq did not say.
+    """
+    from worker.linq_answers import LinqError
+
+    try:
+        return {card.phone_number: card.is_active for card in await linq.list_cards()}
+    except LinqError as error:
+        msg = f"the contact cards could not be read: {error}"
+        raise WorkerError(msg) from error

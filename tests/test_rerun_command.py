@@ -1,0 +1,253 @@
+"""`share-worker rerun`, as an admin meets it: shown first, asked, called once however many terminals do it."""
+
+import asyncio
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.commands import KEY, Ended, environment, share_worker, start
+from tests.scene import LINE, Scene
+from worker import database
+from worker.clock import SystemClock
+from worker.simulator.account import Account
+from worker.simulator.faults import Fault
+from worker.simulator.server import serving
+
+
+class Later:
+    """The machine's clock, and so much later: for a Linq that has seen its five minutes go by."""
+
+    def __init__(self) -> None:
+        self.by = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.by
+
+
+@pytest.fixture
+async def linq_clock() -> Later:
+    return Later()
+
+
+@pytest.fixture
+async def live(engine: AsyncEngine, linq_clock: Later) -> AsyncIterator[Scene]:
+    account = Account(clock=linq_clock.now)
+    async with serving(account) as base_url:
+        scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
+        scene.add_line()
+        for chat_id in ("good", "lost", "no"):
+            await scene.add_chat(chat_id)
+        yield scene
+
+
+@pytest.fixture
+def settings(live: Scene, database_url: str) -> dict[str, str]:
+    """It is about noon, so that no test is in the middle of two share days."""
+    hours = 12 - datetime.now(UTC).hour
+    zone = f"Etc/GMT{-hours:+d}" if hours else "UTC"
+    return {
+        "LINQ_API_KEY": KEY,
+        "LINQ_BASE_URL": live.base_url,
+        "DATABASE_URL": database_url,
+        "SHARE_TIMEZONE": zone,
+        "SHARE_CONCURRENCY": "1",
+    }
+
+
+async def this_morning(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
+    """A pass, ten minutes ago: one chat was shared with, one refused, and the answer for one was lost."""
+    live.account.add_fault(Fault(path="share", chat_id="lost", drop="after", times=1))
+    live.account.add_fault(Fault(path="share", chat_id="no", status=404, code=2012, times=1))
+    for chat_id in ("no", "lost"):  # one after the other: the refusal makes the card inactive for the rest
+        assert (await share_worker("run", **settings)).code == 0, chat_id
+    assert await live.outcomes() == {"good": "shared", "lost": "unknown", "no": "rejected"}
+    linq_clock.by += timedelta(minutes=10)
+    async with database.write(live.engine) as connection:
+        for column in ("claimed_at", "finished_at"):
+            earlier = (
+                f"{column} - interval '10 minutes'"
+                if live.engine.dialect.name == "postgresql"
+                else f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '-10 minutes')"
+            )
+            await connection.execute(text(f"UPDATE share_attempts SET {column} = {earlier}"))  # noqa: S608 -- fixed names
+
+
+def one_line(ended: Ended, code: int) -> str:
+    assert ended.code == code, ended
+    (line,) = ended.err.splitlines()
+    assert line.startswith("share-worker: ")
+    assert ended.out == ""
+    return line
+
+
+async def answered(answer: str, *words: str, **settings: str) -> Ended:
+    """Run a command with a person at the keyboard, who gives this answer."""
+    keyboard, stdin = os.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "worker",
+            *words,
+            env=environment(**settings),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.write(keyboard, answer.encode() + b"\n")
+        out, err = await process.communicate()
+    finally:
+        os.close(stdin)
+        os.close(keyboard)
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    ended = await share_worker("rerun", "--chat", "lost", "--chat", "no", "--chat", "nobody", "--dry-run", **settings)
+    assert ended.code == 0
+    assert ended.err == ""
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "lost unknown needs_force" in lines
+    assert "no rejected 2012 allowed" in lines
+    assert "nobody none unknown_chat" in lines
+    assert "allowed 1 would be called again" in lines
+    assert "needs_force 1 shared today, or perhaps shared; only with --force" in lines
+    assert "chats 3" in lines
+    assert len(live.called()) == 3
+
+
+async def test_it_asks_and_only_yes_is_yes(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
+    await this_morning(live, linq_clock, settings)
+    declined = await answered("", "rerun", "--outcome", "rejected", **settings)
+    assert declined.code == 1
+    assert "Call share again for 1 chat? [y/N] " in declined.err
+    assert "nobody was called" in declined.err
+    assert len(live.called()) == 3
+    agreed = await answered("y", "rerun", "--outcome", "rejected", **settings)
+    assert agreed.code == 0
+    assert "shared  1  Linq took the share" in agreed.out
+    assert Counter(live.called())["no"] == 2
+
+
+async def test_with_nobody_to_ask_it_does_nothing(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
+    await this_morning(live, linq_clock, settings)
+    ended = await share_worker("rerun", "--outcome", "rejected", **settings)
+    assert ended.code == 2
+    assert ended.err == (
+        "share-worker: nobody is there to ask; add --yes to go ahead without asking, or --dry-run to only look\n"
+    )
+    assert len(live.called()) == 3
+
+
+async def test_the_ledger_keeps_who_asked_and_why(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
+    await this_morning(live, linq_clock, settings)
+    words = ["rerun", "--code", "2012", "--yes", "--by", "ada", "--reason", "the card was inactive", "--json"]
+    ended = await share_worker(*words, **settings)
+    assert ended.code == 0
+    document = json.loads(ended.out)
+    assert (document["trigger"], document["status"], document["tally"]["shared"]) == ("rerun", "completed", 1)
+    _, again = await live.attempts("no")
+    assert (again.sequence, again.outcome, again.run_id) == (1, "shared", document["run_id"])
+    assert (again.requested_by, again.reason) == ("ada", "the card was inactive")
+
+
+async def test_ids_come_from_stdin_too(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
+    await this_morning(live, linq_clock, settings)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "rerun", "--chat", "-", "--force", "--yes"),
+        env=environment(**settings),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate(b"good\n\n  lost\ngood\n")
+    assert process.returncode == 0
+    assert b"shared  2" in out
+    assert Counter(live.called()) == {"good": 2, "lost": 2, "no": 1}
+
+
+async def test_two_terminals_at_once_make_one_call_for_each_chat(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    live.account.add_fault(Fault(path="share", delay_seconds=0.2))
+    words = ["rerun", "--chat", "good", "--chat", "lost", "--chat", "no", "--force", "--yes", "--json"]
+    processes = [await start(*words, **settings) for _ in range(2)]
+    for process in processes:
+        await process.communicate()
+    assert Counter(live.called()) == {"good": 2, "lost": 2, "no": 2}
+
+
+async def test_a_killed_rerun_leaves_a_claim_that_nobody_repeats(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    live.account.add_fault(Fault(path="share", delay_seconds=60, takes_effect=True))
+    process = await start("rerun", "--chat", "no", "--yes", **settings)
+    while len(live.called()) < 4:  # noqa: ASYNC110 -- another process gives no event to wait for
+        await asyncio.sleep(0.005)
+    process.kill()
+    await process.communicate()
+    live.account.clear_faults()
+    again = await share_worker("rerun", "--chat", "no", "--force", "--yes", **settings)
+    assert again.code == 1
+    assert "being called now" in again.out
+    assert Counter(live.called())["no"] == 2
+
+
+async def test_a_chat_whose_card_is_inactive_at_linq_is_not_called(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    live.account.deactivate_card(LINE)
+    ended = await share_worker("rerun", "--chat", "no", "--force", "--yes", **settings)
+    assert ended.code == 1
+    assert "card_inactive" in ended.out
+    assert ended.err == "share-worker: none of these chats may be called\n"
+    assert len(live.called()) == 3
+
+
+async def test_nothing_that_fits_is_no_failure(live: Scene, settings: dict[str, str]) -> None:
+    ended = await share_worker("rerun", "--outcome", "rejected", "--yes", **settings)
+    assert (ended.code, ended.err) == (0, "")
+    assert "No attempt of today fits." in ended.out
+
+
+async def test_it_wants_to_be_told_which_attempts(settings: dict[str, str]) -> None:
+    assert "--chat, --outcome, --code, --line or --run" in one_line(await share_worker("rerun", **settings), 2)
+
+
+async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
+    line = one_line(await share_worker("rerun", "--chat", "no", "--day", "yesterday", **settings), 2)
+    assert " is over, and a call now would count for " in line
+    assert "'share-worker run'" in line
+    assert "has not begun" in one_line(await share_worker("rerun", "--chat", "a", "--day", "2999-01-01", **settings), 2)
+    assert "'soon' is no day" in one_line(await share_worker("rerun", "--chat", "a", "--day", "soon", **settings), 2)
+
+
+async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]) -> None:
+    assert "'0155' is no line" in one_line(await share_worker("rerun", "--line", "0155", **settings), 2)
+    process = await start("rerun", "--chat", "-", **settings)
+    _, err = await process.communicate()
+    assert (process.returncode, err.count(b"\n")) == (2, 1)
+    assert b"nothing came; give one chat id a line" in err
+
+
+async def test_without_linq_nobody_is_called_and_it_says_so(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    live.account.api_key = "another"
+    line = one_line(await share_worker("rerun", "--chat", "no", "--yes", **settings), 1)
+    assert "the contact cards could not be read: 401/2004" in line

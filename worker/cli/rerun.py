@@ -1,0 +1,206 @@
+"""The command that calls again on the same day: `rerun`."""
+
+import asyncio
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.app import app
+from worker.cli.shell import (
+    Json,
+    Yes,
+    card_activity,
+    chat_ids,
+    confirm,
+    finish,
+    lines,
+    os_user,
+    read_settings,
+    share_day,
+    stop_on_signals,
+)
+from worker.errors import UsageError
+
+if TYPE_CHECKING:
+    from worker.candidates import Request
+    from worker.rerun import Plan, Selection
+    from worker.settings import Settings
+
+CHOICES_SHOWN = 20
+"""How many of the selected chats are shown one by one."""
+
+
+class Called(StrEnum):
+    """The outcomes that a rerun may select."""
+
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    UNSENT = "unsent"
+    SHARED = "shared"
+
+
+@app.command(epilog="Example: share-worker rerun --outcome rejected --code 2012 --reason 'card was inactive'")
+def rerun(
+    *,
+    chat: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A chat; may be given several times. '-' reads ids from stdin, one a line."),
+    ] = None,
+    outcome: Annotated[
+        list[Called] | None, typer.Option(help="Chats whose latest attempt today ended so; may be given several times.")
+    ] = None,
+    code: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Chats whose latest attempt today got this code of Linq's.")
+    ] = None,
+    line: Annotated[list[str] | None, typer.Option(metavar="+NUMBER", help="Chats of this line.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Chats whose latest attempt today is of this run.")
+    ] = None,
+    day: Annotated[
+        str, typer.Option(metavar="DAY", help="The share day; only the current one can be called again.")
+    ] = "today",
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also call chats that were shared today, or perhaps were: they may get it twice."),
+    ] = False,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept in the ledger.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who asks; kept in the ledger. If not given, the user of this machine."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Call share again, today, for chats that were attempted already: the only way to do so.
+
+    Shows first whom it would call, and why the others not, and asks. All options given must fit. A chat that cannot be
+    shared with (SMS, no outbound message, opted out, paused, no active card) is never called, nor one that was called
+    in the last five minutes. Two reruns at once make one call.
+
+    Exit code 0: all that may be called were. 1: it was stopped or failed, or none of the chats may be called. 2: wrong
+    usage.
+    """
+    from worker.ledger import Outcome
+    from worker.rerun import Selection
+
+    if not (chat or outcome or code or line or run):
+        msg = "say which attempts to rerun: --chat, --outcome, --code, --line or --run; see share-worker rerun --help"
+        raise UsageError(msg)
+    selection = Selection(
+        chat_ids=chat_ids(chat or []),
+        lines=lines(line or []),
+        outcomes=[Outcome(name.value) for name in outcome or []],
+        codes=code or [],
+        run_id=run,
+    )
+    settings = read_settings(calm=sys.stderr.isatty())
+    _require_today(settings, day)
+    plan = asyncio.run(_plan(settings, selection, force=force, show=dry_run, as_json=json))
+    if dry_run or not plan.counts:
+        raise typer.Exit
+    many = len(plan.sequences)
+    if not many:
+        sys.stderr.write("share-worker: none of these chats may be called\n")
+        raise typer.Exit(1)
+    if not confirm(f"Call share again for {many:,} {'chat' if many == 1 else 'chats'}?", yes=yes):
+        sys.stderr.write("share-worker: nobody was called\n")
+        raise typer.Exit(1)
+    _require_today(settings, plan.share_day.isoformat())
+    finish(_rerun(settings, plan, _request(by, reason), force=force, as_json=json))
+
+
+def _require_today(settings: "Settings", word: str) -> None:
+    """Refuse any share day but the current one.
+
+    Raises:
+        UsageError: it is another day; the message says what happens to its chats.
+    """
+    from worker.clock import SystemClock
+
+    today = settings.rules.share_day(SystemClock().now())
+    day = share_day(word, today)
+    if day == today:
+        return
+    if day > today:
+        msg = f"the share day {day} has not begun; today is {today} in {settings.SHARE_TIMEZONE}"
+        raise UsageError(msg)
+    msg = (
+        f"the share day {day} is over, and a call now would count for {today} ({settings.SHARE_TIMEZONE}); "
+        f"its chats are due again by themselves: see 'share-worker run --dry-run', then 'share-worker run'"
+    )
+    raise UsageError(msg)
+
+
+def _request(by: str | None, reason: str | None) -> "Request":
+    from worker.candidates import Request
+
+    return Request(by=by or os_user(), reason=reason)
+
+
+async def _plan(settings: "Settings", selection: "Selection", *, force: bool, show: bool, as_json: bool) -> "Plan":
+    """Look at what is selected, by the account's cards as they are now, and show it. Writes nothing."""
+    from worker import database, report
+    from worker.clock import SystemClock
+    from worker.eligibility import as_cards
+    from worker.rerun import make_plan
+
+    clock = SystemClock()
+    now, rules = clock.now(), settings.rules
+    linq = settings.linq(clock)
+    listed = show and as_json
+    with database.one_line_errors(settings.database):
+        async with database.opened(settings.database) as engine, linq:
+            await database.require_current_schema(engine)
+            cards = as_cards(await card_activity(linq))
+            async with database.read(engine) as connection:
+                plan = await make_plan(
+                    connection,
+                    rules,
+                    selection,
+                    now,
+                    force=force,
+                    shown=None if listed else CHOICES_SHOWN,
+                    cards=cards,
+                )
+    if listed:
+        report.print_json(report.plan_document(plan))
+    else:
+        out = sys.stderr if as_json else sys.stdout
+        out.writelines(f"{line}\n" for line in report.plan_lines(plan, rules))
+        out.flush()
+    return plan
+
+
+async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, force: bool, as_json: bool) -> int:
+    """Make the pass over the plan's chats."""
+    from worker import database, report
+    from worker.clock import SystemClock
+    from worker.ledger import RunStatus, Trigger
+    from worker.rerun import Chosen
+    from worker.share_pass import run_pass
+
+    clock = SystemClock()
+    stop = stop_on_signals()
+    with database.one_line_errors(settings.database):
+        async with database.opened(settings.database) as engine, settings.linq(clock) as linq:
+            with report.progress(shown=sys.stderr.isatty()) as watch:
+                result = await run_pass(
+                    engine,
+                    linq,
+                    settings.rules,
+                    settings.limits(),
+                    trigger=Trigger.RERUN,
+                    clock=clock,
+                    stop=stop,
+                    watch=watch,
+                    candidates=Chosen(settings.rules, plan.sequences, force=force, request=request),
+                )
+    if as_json:
+        report.print_json(report.result_document(result))
+    else:
+        report.print_lines("")
+        report.print_result(result, settings.rules)
+    return 0 if result.status is RunStatus.COMPLETED else 1
