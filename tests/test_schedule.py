@@ -96,6 +96,11 @@ CHANGES = [
     ("Africa/Cairo", date(2026, 4, 24), "0 0 * * *", "01:00"),
     ("Europe/Berlin", date(2026, 3, 29), "0 10 * * *", "10:00"),
     ("Asia/Kolkata", date(2026, 3, 29), "0 10 * * *", "10:00"),
+    ("Africa/Cairo", date(2026, 4, 24), "0 */24 * * *", "01:00"),
+    ("Pacific/Auckland", date(2026, 9, 27), "45 2 * * *", "03:00"),
+    ("Pacific/Auckland", date(2026, 4, 5), "45 2 * * *", "02:45"),
+    ("America/Santiago", date(2026, 9, 6), "30 0 * * *", "01:00"),
+    ("America/Santiago", date(2026, 4, 4), "30 23 * * *", "23:30"),
 ]
 
 
@@ -122,6 +127,25 @@ def test_the_latest_time_of_a_day_is_the_one_that_fired(zone: str, day: date, ex
     assert schedule.latest_on(day, fire) == fire
     assert schedule.latest_on(day, fire - timedelta(seconds=1)) is None
     assert schedule.after(fire - timedelta(seconds=1)) == fire
+
+
+def test_a_star_for_the_minute_does_not_let_a_day_slip_through_the_gap() -> None:
+    for expression, of_the_day in (
+        ("*/20 2 * * *", ["03:00"]),
+        ("* 2 * * *", ["03:00"]),
+        ("0 */2 * * *", ["00:00", "03:00"]),
+    ):
+        found = fires(expression, "Europe/Berlin", datetime(2026, 3, 28, 22, 59, tzinfo=UTC), 1)
+        assert [fire.strftime("%H:%M") for fire in found][: len(of_the_day)] == of_the_day
+    found = fires("*/20 2 * * *", "Europe/Berlin", datetime(2026, 10, 24, 12, tzinfo=UTC), 1)
+    assert [fire.strftime("%H:%M") for fire in found] == ["02:00", "02:20", "02:40"], "and none comes twice"
+
+
+def test_what_comes_every_hour_goes_by_the_hours_that_the_day_has() -> None:
+    for day, hours in ((date(2026, 3, 29), 23), (date(2026, 10, 25), 25), (date(2026, 7, 1), 24)):
+        start = datetime(day.year, day.month, day.day, tzinfo=BERLIN).astimezone(UTC) - timedelta(seconds=1)
+        found = fires("30 * * * *", "Europe/Berlin", start, 2)
+        assert sum(fire.date() == day for fire in found) == hours
 
 
 def test_of_several_times_a_day_the_latest_that_has_come_counts() -> None:

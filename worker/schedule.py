@@ -1,7 +1,7 @@
 """When a pass is due by a crontab expression: what crontab(5) means by it, in a time zone, daylight saving included.
 
 A time that daylight saving skips comes as soon as the gap is over; one that it repeats comes once. So it is in Debian's
-cron, whose rules the library `cronsim` follows.
+cron, whose rules the library `cronsim` follows. What comes every hour goes by the hours that the day has.
 """
 
 import re
@@ -27,6 +27,8 @@ FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week")
 
 PART: Final = re.compile(r"(\*|\w+-\w+)(/\d+)?|\w+")
 """One part of a list. A step comes after a range or a star only, and there are no letters but those of names."""
+
+EVERY_HOUR: Final = ("*", "*/1")
 
 NAMES: Final = {
     "month": ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
@@ -82,9 +84,17 @@ class Schedule:
     def _plain(self) -> str:
         return NICKNAMES.get(self.expression.strip().lower(), self.expression)
 
+    @property
+    def _spelt_out(self) -> str:
+        """Without stars in the time of day, unless it comes every hour: cron has no care for skipped times with one."""
+        minute, hour, *days = self._plain.split()
+        if hour not in EVERY_HOUR:
+            minute, hour = minute.replace("*", "0-59"), hour.replace("*", "0-23")
+        return " ".join([minute, hour, *days])
+
     def _beginning(self, day: date) -> datetime:
         return datetime(day.year, day.month, day.day, tzinfo=self.timezone).astimezone(UTC)
 
     def _fires(self, after: datetime) -> Iterator[datetime]:
-        for fire in CronSim(self._plain, after.astimezone(self.timezone)):
+        for fire in CronSim(self._spelt_out, after.astimezone(self.timezone)):
             yield fire.astimezone(UTC)
