@@ -133,6 +133,17 @@ async def test_run_quiet_says_nothing_when_all_went_well(live: Scene, settings: 
     assert live.called() == ["chat"]
 
 
+async def test_run_quiet_does_not_speak_of_single_rejected_chats(live: Scene, settings: dict[str, str]) -> None:
+    for chat_id in ("chat", "gone"):
+        await live.add_chat(chat_id)
+    live.account.add_fault(Fault(path="share", chat_id="gone", status=404, code=2001))
+    assert await share_worker("run", "--quiet", **settings) == Ended(0, "", "")
+    assert sorted(live.called()) == ["chat", "gone"]
+    live.account.clear_faults()
+    await live.add_chat("other")
+    assert "share.recorded" in (await share_worker("run", "--quiet", **settings, LOG_LEVEL="info")).err
+
+
 async def test_run_quiet_speaks_when_it_did_not(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     live.account.add_fault(Fault(path="share", status=401, code=2004))

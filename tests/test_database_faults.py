@@ -175,6 +175,22 @@ async def test_a_database_that_stays_away_ends_the_pass_and_leaves_the_answers_i
     assert {outcomes[chat_id] for chat_id in unrecorded} == {"unknown"}
 
 
+async def test_told_to_stop_it_does_not_wait_for_a_database_that_is_away(far: tuple[Scene, Far]) -> None:
+    scene, postgresql = far
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.02))
+    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
+    await until(lambda: len(scene.called()) >= 6)
+    await postgresql.relay.refuse()
+    scene.stop.set()
+    result = await going
+    assert result.status is RunStatus.FAILED
+    assert (scene.clock.now() - result.started_at).total_seconds() <= Limits().drain_seconds + 2
+    await postgresql.relay.accept()
+    called = scene.called()
+    assert set(called) <= set(await scene.outcomes())
+    assert len(called) == len(set(called))
+
+
 async def test_a_database_that_hangs_is_one_that_went_away(
     far: tuple[Scene, Far], monkeypatch: pytest.MonkeyPatch
 ) -> None:

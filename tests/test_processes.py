@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -119,6 +120,26 @@ async def test_a_second_signal_ends_it_at_once_and_the_ledger_is_true(crowd: Sce
     assert ended.code == 128 + signal.SIGTERM
     assert "ending at once" in ended.err
     assert await crowd.outcomes() == dict.fromkeys(crowd.called(), "claimed")
+
+
+async def test_whatever_holds_it_up_it_ends_soon_after_its_drain(
+    copied_postgresql: str, crowd: Scene, settings: dict[str, str]
+) -> None:
+    """A database that hangs: the server lives, the statement never ends."""
+    async with database.opened(database.parse_url(copied_postgresql)) as engine:
+        scene = Scene(engine=engine, account=crowd.account, base_url=crowd.base_url, clock=crowd.clock)
+        await scene.know(*crowd.account.chats.values())
+        settings |= {"DATABASE_URL": copied_postgresql, "SHARE_DRAIN_SECONDS": "1"}
+        process = await start("run", **settings)
+        await until(lambda: len(crowd.called()) >= 40)
+        with psycopg.connect(copied_postgresql) as intruder:
+            intruder.execute("LOCK TABLE share_attempts")
+            process.send_signal(signal.SIGTERM)
+            ended = await finish(process)
+        assert ended.code == 1
+        assert ended.err.endswith("share-worker: told to stop 2 s ago, and not done; ending at once\n")
+        called = scene.called()
+        assert set(called) <= set(await scene.outcomes()), "every call had its claim"
 
 
 async def test_the_simulator_serves_until_it_is_told_to_stop_and_fills_a_table(empty_database: str) -> None:

@@ -92,9 +92,9 @@ async def run_pass(
         try:
             cards = await _unless_stopped(stop, linq.list_cards())
             if cards is not None:
-                await _patiently(clock, lambda: _store_cards(engine, cards, clock.now()))
+                await _patiently(clock, stop, lambda: _store_cards(engine, cards, clock.now()))
                 await calls.make()
-            counted = await _patiently(clock, lambda: _count(engine, candidates, run_id, calls.last_look))
+            counted = await _patiently(clock, stop, lambda: _count(engine, candidates, run_id, calls.last_look))
             tally = counted
             status, detail = calls.ended(counted) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
         except LinqError as error:
@@ -106,6 +106,7 @@ async def run_pass(
         try:
             await _patiently(
                 clock,
+                stop,
                 lambda: _end(engine, run_id=run_id, status=status, detail=detail, tally=tally, now=finished_at),
             )
         except SQLAlchemyError as error:
@@ -198,14 +199,18 @@ async def _end(
         await ledger.close_run(connection, run_id=run_id, status=status, detail=detail, tally=tally, now=now)
 
 
-async def _patiently(clock: Clock, work: Callable[[], Awaitable[T]]) -> T:
-    """Do a piece of database work, again and again while the database is away, as long as a pass waits for it."""
+async def _patiently(clock: Clock, stop: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
+    """Do a piece of database work, again and again while the database is away, as long as a pass waits for it.
+
+    A pass that was told to stop does not wait: its answers are recorded or in the log by then.
+    """
     began = clock.monotonic()
     while True:
         try:
             return await work()
         except SQLAlchemyError as error:
-            if not database.is_passing(error) or clock.monotonic() - began > database.PATIENCE_SECONDS:
+            waited = clock.monotonic() - began
+            if stop.is_set() or not database.is_passing(error) or waited > database.PATIENCE_SECONDS:
                 raise
             log.warning("database.lost", reason=str(type(error).__name__))
         await clock.sleep(database.PAUSE_SECONDS)

@@ -34,7 +34,7 @@ def run(
 
     Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
     """
-    settings = read_settings(calm=quiet or sys.stderr.isatty())
+    settings = read_settings(least="error" if quiet else "warning" if sys.stderr.isatty() else None)
     if dry_run:
         finish(_dry_run(settings, limit=limit, as_json=json))
     finish(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))
@@ -59,7 +59,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     from worker.share_pass import run_pass
 
     clock = SystemClock()
-    stop = stop_on_signals()
+    stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     url = settings.database
     linq = settings.linq(clock)
     with database.one_line_errors(url):
@@ -95,7 +95,8 @@ async def _serve(settings: "Settings", *, migrates: bool) -> int:
 
     url = settings.database
     with database.one_line_errors(url):
-        return await serve_until(settings, clock=SystemClock(), stop=stop_on_signals(), migrates=migrates)
+        stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
+        return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates)
 
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:

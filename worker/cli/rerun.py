@@ -96,7 +96,7 @@ def rerun(
         codes=code or [],
         run_id=run,
     )
-    settings = read_settings(calm=sys.stderr.isatty())
+    settings = read_settings(least="warning" if sys.stderr.isatty() else None)
     _require_today(settings, day)
     plan = asyncio.run(_plan(settings, selection, force=force, show=dry_run, as_json=json))
     if dry_run or not plan.counts:
@@ -183,7 +183,7 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
     from worker.share_pass import run_pass
 
     clock = SystemClock()
-    stop = stop_on_signals()
+    stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     with database.one_line_errors(settings.database):
         async with database.opened(settings.database) as engine, settings.linq(clock) as linq:
             with report.progress(shown=sys.stderr.isatty()) as watch:

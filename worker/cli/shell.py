@@ -15,6 +15,7 @@ from worker.errors import UsageError, WorkerError
 if TYPE_CHECKING:
     from worker.linq import Linq
     from worker.settings import Settings
+    from worker.telemetry import LogLevel
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 NoMigrate = Annotated[
@@ -22,16 +23,19 @@ NoMigrate = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; for scripts.")]
 
+LAST_WORDS_SECONDS = 4.0
+"""After SHARE_DRAIN_SECONDS, for what is not the calls: with the default of 25 it ends within 30 seconds."""
 
-def read_settings(*, calm: bool = False) -> "Settings":
-    """Read the settings and set up the logs that they ask for; `calm` means only trouble, unless LOG_LEVEL is set."""
+
+def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
+    """Read the settings and set up the logs that they ask for; `least` is the level where LOG_LEVEL is not set."""
     import os
 
     from worker.settings import load, misspelt
     from worker.telemetry import configure_logging
 
     settings = load()
-    level = "warning" if calm and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
+    level = least if least and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
     configure_logging(form=settings.LOG_FORMAT, level=level, secrets=settings.secrets)
     for line in misspelt(os.environ):
         sys.stderr.write(f"share-worker: {line}\n")
@@ -43,26 +47,33 @@ def finish(work: Coroutine[None, None, int]) -> NoReturn:
     raise typer.Exit(asyncio.run(work))
 
 
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGINT or SIGTERM sets. The second one ends the process at once: the ledger is true without it."""
+def stop_on_signals(drain_seconds: float | None = None) -> asyncio.Event:
+    """An event that SIGINT or SIGTERM sets.
+
+    The second signal ends the process at once, and so does, a moment after `drain_seconds`, whatever holds it up: a
+    database that hangs, a watchdog that does not answer. The ledger is true without its last words.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def heard(number: signal.Signals) -> None:
         if stop.is_set():
-            sys.stderr.write("share-worker: told to stop twice; ending at once\n")
-            sys.stderr.flush()
-            _exit_at_once(128 + number)
+            _end_at_once("told to stop twice", 128 + number)
         stop.set()
+        if drain_seconds is not None:
+            longest = drain_seconds + min(drain_seconds, LAST_WORDS_SECONDS)
+            loop.call_later(longest, _end_at_once, f"told to stop {longest:g} s ago, and not done", 1)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, heard, number)
     return stop
 
 
-def _exit_at_once(code: int) -> NoReturn:
+def _end_at_once(why: str, code: int) -> NoReturn:
     import os
 
+    sys.stderr.write(f"share-worker: {why}; ending at once\n")
+    sys.stderr.flush()
     os._exit(code)
 
 
