@@ -3,6 +3,8 @@
 import configparser
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,23 @@ def test_the_image_is_built_from_named_files_only() -> None:
     assert {f"!{name}" for names in copied for name in names.split()} == {
         line for line in lines if line.startswith("!")
     }
+
+
+def test_compose_is_what_the_compose_specification_says() -> None:
+    looked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "check_jsonschema",
+            "--builtin-schema",
+            "vendor.compose-spec",
+            ROOT / "docker-compose.yml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert looked.returncode == 0, looked.stdout + looked.stderr
 
 
 def test_compose_names_only_commands_and_settings_that_exist() -> None:

@@ -21,7 +21,7 @@ from worker.ledger import RunStatus, Trigger
 from worker.metrics import Metrics
 from worker.pace import Limits
 from worker.schedule import Schedule
-from worker.scheduler import Scheduler, look_around
+from worker.scheduler import CrontabTrigger, Scheduler, look_around, timers
 from worker.share_pass import PassResult
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
@@ -200,8 +200,9 @@ async def test_a_worker_killed_in_its_pass_takes_it_up_again_when_it_is_back(kee
     first.clock.move(seconds=20)
     second = keep()
     await second.look()
-    assert await second.passes() == [("schedule", "failed"), ("schedule", "completed")]
+    assert await second.passes() == [("schedule", "failed"), ("resume", "completed")]
     assert second.scene.called() == ["chat"]
+    assert second.counted("missed") == 0
 
 
 @pytest.mark.parametrize("hours", [1, 5])
@@ -223,6 +224,63 @@ async def test_a_clock_stepped_forward_and_back_makes_one_pass(keep: MakeKeeper)
     await keeper.wait(hours=2)
     assert await keeper.passes() == [("catch_up", "completed")]
     assert keeper.scene.called() == ["chat"]
+
+
+async def test_a_clock_put_right_by_seconds_at_the_scheduled_time_makes_one_pass(keep: MakeKeeper) -> None:
+    keeper = keep()
+    await keeper.look()
+    await keeper.wait(minutes=30)
+    await keeper.wait(seconds=-2)
+    await keeper.wait(seconds=2)
+    assert await keeper.passes() == [("schedule", "completed")]
+
+
+async def test_a_clock_that_ran_days_ahead_for_a_while_costs_no_later_day(keep: MakeKeeper) -> None:
+    keeper = keep()
+    await keeper.look()
+    await keeper.wait(days=3, minutes=30)
+    await keeper.wait(days=-3)
+    await keeper.scene.add_chat("chat")
+    await keeper.wait(days=1)
+    assert keeper.scene.called() == ["chat"], "the pass of the day that the clock had been through already"
+
+
+async def test_a_new_worker_joins_the_pass_of_another_one_and_calls_nothing_missed(keep: MakeKeeper) -> None:
+    first = keep()
+    await first.scene.add_chat("chat")
+    await first.look()
+    first.clock.move(minutes=30)
+    first.scene.account.add_fault(Fault(path="share", delay_seconds=0.2, times=1))
+    await first.scheduler.turn()
+    await until(lambda: len(first.scene.called()) == 1)
+    first.clock.move(minutes=10)
+    second = keep()
+    with capture_logs() as logs:
+        await second.scheduler.turn()
+        await second.scheduler.finished()
+    await first.scheduler.finished()
+    assert sorted(await second.passes()) == [("resume", "completed"), ("schedule", "completed")]
+    assert second.counted("missed") == 0
+    assert "schedule.missed" not in [line["event"] for line in logs]
+    assert second.scene.called() == ["chat"]
+
+
+async def test_a_pass_that_ends_only_after_midnight_does_not_cost_the_new_day(keep: MakeKeeper) -> None:
+    """A schedule at midnight, and more work than a day holds: the old pass still waits for its last answer."""
+    keeper = keep("@daily")
+    keeper.clock.time = datetime(2026, 3, 10, 23, 59, tzinfo=UTC)
+    await keeper.scene.add_chat("chat", last_outbound_at=MORNING)
+    keeper.scene.account.add_fault(Fault(path="share", delay_seconds=0.2, times=1))
+    await keeper.scheduler.turn()
+    await until(lambda: len(keeper.scene.called()) == 1)
+    keeper.clock.move(seconds=65)
+    await keeper.look()
+    assert keeper.counted("skipped") == 0
+    await keeper.wait(seconds=15)
+    assert await keeper.passes() == [("catch_up", "completed"), ("schedule", "completed")]
+    async with database.read(keeper.scene.engine) as connection:
+        days = list((await connection.execute(select(runs.c.share_day).order_by(runs.c.started_at))).scalars())
+    assert [day.day for day in days] == [10, 11]
 
 
 async def test_a_time_that_comes_while_a_pass_runs_is_skipped_and_said(keep: MakeKeeper) -> None:
@@ -325,8 +383,12 @@ async def test_another_worker_that_finished_the_work_spares_the_resumption(keep:
     keeper.scene.account.remove_fault(fault)
     keeper.clock.move(seconds=30)
     await keeper.scene.one_pass(trigger=Trigger.SCHEDULE)
+    completed = keeper.clock.now()
     await keeper.wait(minutes=10)
     assert await keeper.passes() == [("schedule", "failed"), ("schedule", "completed")]
+    sample = keeper.metrics.registry.get_sample_value
+    assert sample("share_worker_last_completed_pass_timestamp_seconds") == completed.timestamp()
+    assert sample("share_worker_chats", {"verdict": "due"}) == 0
 
 
 async def test_told_to_stop_it_starts_nothing_more(keep: MakeKeeper) -> None:
@@ -416,6 +478,77 @@ async def test_it_looks_around_by_itself_until_told_to_stop(keep: MakeKeeper) ->
     assert await keeper.passes() == [("schedule", "completed")]
     assert keeper.scene.called() == ["chat"]
     assert set(keeper.clock.slept) == {15}
+
+
+async def test_a_look_that_breaks_is_not_the_last_one(keep: MakeKeeper) -> None:
+    keeper = keep()
+    looks = 0
+
+    class Breaking:
+        """Breaks at the first look, and says stop at the second."""
+
+        async def turn(self) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise RuntimeError("a bug of ours")
+            keeper.scene.stop.set()
+
+    with capture_logs() as logs:
+        await look_around(Breaking(), keeper.clock, keeper.scene.stop)  # type: ignore[arg-type] # all that is asked of it
+    assert looks == 2
+    assert [line["event"] for line in logs] == ["schedule.failed"]
+
+
+async def test_apscheduler_calls_at_each_time_of_the_schedule() -> None:
+    """By the machine's own clock, as that is the one it goes by: a schedule that comes every few milliseconds."""
+
+    class Soon:
+        """Times that come at once, one after the other."""
+
+        def after(self, moment: datetime) -> datetime:
+            return moment + timedelta(milliseconds=5)
+
+    turns = asyncio.Semaphore(0)
+
+    class Counting:
+        """Counts how often it was called."""
+
+        async def turn(self) -> None:
+            turns.release()
+
+    clockwork = timers(Counting(), Soon())  # type: ignore[arg-type] # all that is asked of them
+    clockwork.start()
+    try:
+        for _ in range(3):
+            await turns.acquire()
+    finally:
+        clockwork.shutdown(wait=False)
+
+
+def test_apscheduler_is_given_the_times_that_crontab_means() -> None:
+    trigger = CrontabTrigger(Schedule("0 10 * * 1", ZoneInfo("Europe/Berlin")))
+    first = trigger.get_next_fire_time(None, MORNING)
+    assert first == datetime(2026, 3, 16, 9, tzinfo=UTC), "a Monday; APScheduler's own numbering says Tuesday"
+    assert trigger.get_next_fire_time(first, MORNING) == datetime(2026, 3, 23, 9, tzinfo=UTC)
+
+
+async def test_a_first_look_without_a_database_is_made_up_for(keep: MakeKeeper, engine: AsyncEngine) -> None:
+    before = keep()
+    await before.look()
+    await before.wait(minutes=30)
+    before.clock.move(days=1, hours=23)  # the 12th, before its time; nobody served on the 11th
+    keeper = keep()
+    async with database.write(engine) as connection:
+        await connection.exec_driver_sql("ALTER TABLE runs RENAME TO runs_away")
+    await keeper.look()
+    assert keeper.counted("missed") == 0
+    async with database.write(engine) as connection:
+        await connection.exec_driver_sql("ALTER TABLE runs_away RENAME TO runs")
+    await keeper.wait(seconds=15)
+    assert keeper.counted("missed") == 1
+    await keeper.wait(seconds=15)
+    assert keeper.counted("missed") == 1
 
 
 async def test_the_metrics_tell_of_the_last_completed_pass_also_after_a_restart(keep: MakeKeeper) -> None:

@@ -141,6 +141,8 @@ async def test_its_pages_say_that_it_is_alive_ready_and_what_it_counts(linq: Sce
         "share_worker_share_seconds_count 2.0",
         'share_worker_schedule_total{event="missed"} 1.0',
         'share_worker_chats{verdict="due"} 0.0',
+        'share_worker_attempts_total{code="2012",outcome="rejected"} 0.0',
+        "share_worker_access_refused_total 0.0",
         "share_worker_pass_running 0.0",
     ):
         assert f"\n{line}\n" in page.text
@@ -178,7 +180,9 @@ async def test_it_waits_for_a_database_that_is_not_there_yet(linq: Scene) -> Non
     await served.until("database.lost")
     answer = await served.get("/readyz")
     assert answer.status_code == 503
-    assert "cannot be reached" in answer.json()["reasons"][0]
+    unreachable, idle = answer.json()["reasons"]
+    assert "cannot be reached" in unreachable
+    assert idle == "the scheduler is not running"
     assert "planted" not in answer.text
     assert (await served.end()).code == 0
 
@@ -195,6 +199,28 @@ async def test_sigterm_drains_the_pass_that_runs(linq: Scene, serve: Begin) -> N
     assert set(outcomes.values()) == {"shared"}
     assert sorted(outcomes) == sorted(linq.called())
     assert len(outcomes) < 60
+
+
+async def test_it_is_not_ready_while_it_stops_and_lives_to_the_end(linq: Scene, serve: Begin) -> None:
+    await linq.add_chat("chat")
+    linq.account.add_fault(Fault(path="share", delay_seconds=60, takes_effect=True))
+    served: Served = await serve(**earlier_today(), SHARE_DRAIN_SECONDS="2")  # type: ignore[misc] # a coroutine of one
+    await until(lambda: linq.called() == ["chat"])
+    served.process.send_signal(signal.SIGTERM)
+    await served.until("pass.stopping")
+    answer = await served.get("/readyz")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["the worker is stopping"])
+    assert (await served.get("/livez")).status_code == 200
+    ended = await finish(served.process)
+    assert ended.code == 0
+    assert await linq.outcomes() == {"chat": "unknown"}
+
+
+async def test_a_refused_key_is_a_metric(linq: Scene, serve: Begin) -> None:
+    linq.account.access_denied = True
+    served: Served = await serve(**earlier_today())  # type: ignore[misc] # a coroutine of one
+    await served.until("schedule.resuming")
+    assert "\nshare_worker_access_refused_total 1.0\n" in (await served.get("/metrics")).text
 
 
 async def test_replicas_finish_what_a_killed_one_left(

@@ -296,6 +296,13 @@ async def is_done(
     return any(tally is not None and not tally["left"] for tally in tallies)
 
 
+async def has_been_served(connection: AsyncConnection, day: date, fire: datetime) -> bool:
+    """Whether any scheduler has begun a pass of the day since a scheduled time, whatever came of it."""
+    by_hand = (Trigger.COMMAND.value, Trigger.RERUN.value)
+    found = exists().where(runs.c.share_day == day, runs.c.started_at >= fire, runs.c.trigger.not_in(by_hand))
+    return bool((await connection.execute(select(found))).scalar_one())
+
+
 async def last_completed(connection: AsyncConnection) -> datetime | None:
     """When the last completed pass ended."""
     ended = select(func.max(runs.c.finished_at)).where(

@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from worker import __version__, database
 from worker.eligibility import Verdict
-from worker.ledger import Answer, RunStatus, Trigger
+from worker.ledger import Answer, Outcome, RunStatus, Trigger
+from worker.linq_answers import ErrorCode
 from worker.share_pass import PassResult
 
 ScheduleEvent = Literal["fired", "missed", "skipped", "failed"]
@@ -15,6 +16,15 @@ ScheduleEvent = Literal["fired", "missed", "skipped", "failed"]
 SHARE_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 PASS_SECONDS: Final = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 
+REFUSALS: Final = (
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.CHAT_NOT_FOUND,
+    ErrorCode.UNAUTHORIZED,
+    ErrorCode.ACCESS_DENIED,
+    ErrorCode.NO_ACTIVE_CARD,
+    ErrorCode.OPTED_OUT,
+)
+"""What Linq refuses a share for."""
 
 # A second series for each counter, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
@@ -58,6 +68,11 @@ class Metrics:
             "Claims of dead workers that were turned into 'unknown'.",
             registry=registry,
         )
+        self._access_refused = Counter(
+            "share_worker_access_refused",
+            "Passes that ended because Linq refused the key, at the cards already or at a share.",
+            registry=registry,
+        )
         self._schedule = Counter(
             "share_worker_schedule", "What became of the scheduled times.", ["event"], registry=registry
         )
@@ -66,8 +81,13 @@ class Metrics:
         )
         build = Gauge("share_worker_build_info", "This worker.", ["version", "schema"], registry=registry)
         build.labels(version=__version__, schema=database.HEAD).set(1)
+        # From the start, so that the first one of its kind is an increase to Prometheus.
         for event in ("fired", "missed", "skipped", "failed"):
             self._schedule.labels(event=event)
+        for outcome in (Outcome.SHARED, Outcome.UNKNOWN, Outcome.UNSENT):
+            self._attempts.labels(outcome=outcome.value, code="")
+        for code in REFUSALS:
+            self._attempts.labels(outcome=Outcome.REJECTED.value, code=str(code.value))
 
     def answered(self, answer: Answer, seconds: float) -> None:
         """An attempt was recorded."""
@@ -86,12 +106,19 @@ class Metrics:
         seconds = (result.finished_at - result.started_at).total_seconds()
         self._pass_seconds.labels(trigger=trigger.value, status=result.status.value).observe(max(seconds, 0.0))
         self._stale_claims.inc(result.stale_claims)
+        if result.access_refused:
+            self._access_refused.inc()
         if result.tally is not None:
             for name in Verdict:
                 self._chats.labels(verdict=name.value).set(result.tally["skipped"].get(name.value, 0))
             self._chats.labels(verdict=Verdict.DUE.value).set(result.tally["left"] + result.tally["unsent"])
         if result.status is RunStatus.COMPLETED:
             self.completed(result.finished_at)
+
+    def finished_elsewhere(self, at: datetime | None) -> None:
+        """Another worker's pass left nobody waiting, of those that this one's last pass did."""
+        self._chats.labels(verdict=Verdict.DUE.value).set(0)
+        self.completed(at)
 
     def completed(self, at: datetime | None) -> None:
         """When the last completed pass ended."""

@@ -7,7 +7,7 @@ scheduled time, and `look_around` every few seconds.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -64,12 +64,15 @@ class Scheduler:
         self._metrics = metrics
         self._heartbeat = heartbeat
         self._handled: datetime | None = None
-        """The latest scheduled time that needs nothing more; None before the first look."""
+        """The latest scheduled time that needs nothing more; None where only the table `runs` knows."""
+        self._looked = False
+        """Whether a first look was made, at the day before too."""
         self._resume_at: datetime | None = None
         self._longest_wait = LONGEST_PAUSE
         self._stopped_at = clock.now()
         self._pauses = 0
         self._pass: asyncio.Task[None] | None = None
+        self._pass_day: date | None = None
         self._turning = asyncio.Lock()
 
     @property
@@ -90,8 +93,10 @@ class Scheduler:
 
     async def _look(self, now: datetime) -> None:
         self._metrics.next_fire(self._schedule.after(now))
-        if self._handled is None:
-            await self._tell_of_yesterday(now)
+        if not self._looked:
+            self._looked = await self._tell_of_yesterday(now)
+        if self._handled is not None and self._handled - now > ON_TIME:
+            self._handled = None  # the clock was stepped back, by more than it drifts
         fire = self._schedule.latest_on(self._rules.share_day(now), now)
         if fire is not None and (self._handled is None or fire > self._handled):
             await self._serve(fire, now)
@@ -107,16 +112,21 @@ class Scheduler:
 
     async def _serve(self, fire: datetime, now: datetime) -> None:
         """A scheduled time has come, or gone by."""
+        day = self._rules.share_day(now)
         if self.running:
+            if self._pass_day != day:
+                return  # a pass of a day that is over: it ends by itself in a moment, and this one is owed
             self._handled = fire
             self._metrics.scheduled("skipped")
             log.warning("schedule.skipped", fire=fire.isoformat(), reason="the pass before it still runs")
             return
         late = now - fire
+        begun = False
         if late > ON_TIME or self._handled is None:
             try:
                 async with database.read(self._engine) as connection:
-                    done = await ledger.is_done(connection, self._rules.share_day(now), started_after=fire)
+                    done = await ledger.is_done(connection, day, started_after=fire)
+                    begun = await ledger.has_been_served(connection, day, fire)
             except SQLAlchemyError as error:
                 self._metrics.scheduled("failed")
                 log.error("schedule.failed", fire=fire.isoformat(), reason=database.describe(error, self._engine.url))
@@ -124,11 +134,15 @@ class Scheduler:
             if done:
                 self._handled = fire
                 return
-        if late > ON_TIME:
+        trigger = Trigger.SCHEDULE
+        if begun:
+            trigger = Trigger.RESUME  # by another worker, or by this one before it was started anew
+        elif late > ON_TIME:
+            trigger = Trigger.CATCH_UP
             self._metrics.scheduled("missed")
             log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round(late.total_seconds()))
         self._handled, self._resume_at, self._pauses = fire, None, 0
-        self._start(Trigger.CATCH_UP if late > ON_TIME else Trigger.SCHEDULE)
+        self._start(trigger, day)
 
     async def _resume(self, now: datetime) -> None:
         """Take up a pass that was stopped, if its pause is over, its day is not, and nobody else has done it since."""
@@ -143,14 +157,18 @@ class Scheduler:
         try:
             async with database.read(self._engine) as connection:
                 done = await ledger.is_done(connection, day, finished_after=self._stopped_at)
+                completed = await ledger.last_completed(connection)
         except SQLAlchemyError:
             done = False  # the pass will tell of it
-        if not done:
-            self._start(Trigger.RESUME)
+        if done:
+            self._metrics.finished_elsewhere(completed)
+        else:
+            self._start(Trigger.RESUME, day)
 
-    def _start(self, trigger: Trigger) -> None:
+    def _start(self, trigger: Trigger, day: date) -> None:
         self._metrics.scheduled("fired")
         log.info("schedule.fired", trigger=trigger.value)
+        self._pass_day = day
         self._pass = asyncio.create_task(self._run(trigger))
 
     async def _run(self, trigger: Trigger) -> None:
@@ -189,21 +207,25 @@ class Scheduler:
         self._resume_at, self._longest_wait = resume_at, pause
         log.warning("schedule.resuming", at=resume_at.isoformat(), minutes=round(pause.total_seconds() / 60, 1))
 
-    async def _tell_of_yesterday(self, now: datetime) -> None:
-        """On the first look: say that the day before had its time and no pass. It is too late to make up for it."""
+    async def _tell_of_yesterday(self, now: datetime) -> bool:
+        """On the first look: say that the day before had its time and no pass. It is too late to make up for it.
+
+        False: the database was not there to ask.
+        """
         day = self._rules.share_day(now) - timedelta(days=1)
         fire = self._schedule.latest_on(day, now)
         try:
             async with database.read(self._engine) as connection:
                 self._metrics.completed(await ledger.last_completed(connection))
                 if fire is None or not await ledger.has_run_before(connection, fire):
-                    return
+                    return True
                 if await ledger.has_run_on(connection, day):
-                    return
+                    return True
         except SQLAlchemyError:
-            return  # the look that follows tells of it
+            return False
         self._metrics.scheduled("missed")
         log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over; it is not made up for")
+        return True
 
 
 class CrontabTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler 3 has no types
@@ -234,5 +256,8 @@ async def look_around(scheduler: Scheduler, clock: Clock, stop: asyncio.Event) -
     stepped, may keep them waiting for hours.
     """
     while not stop.is_set():
-        await scheduler.turn()
+        try:
+            await scheduler.turn()
+        except Exception:
+            log.exception("schedule.failed", reason="a look at the clock broke")
         await clock.sleep(LOOK_SECONDS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
@@ -59,30 +60,33 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
 
         async def unready() -> list[str]:
             reasons = await _database_trouble(engine)
-            if not clockwork.running:
-                reasons.append("the scheduler is not running")
             if stop.is_set():
                 reasons.append("the worker is stopping")
+            elif not clockwork.running:
+                reasons.append("the scheduler is not running")
             return reasons
 
         app = make_app(unready=unready, registry=metrics.registry)
-        try:
-            async with serving_app(app, host=settings.HTTP_HOST, port=settings.HTTP_PORT) as base_url:
-                log.info("serve.listening", url=base_url)
-                if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
-                    return 0
-                clockwork.start()
-                log.info("serve.started", schedule=schedule.expression, timezone=str(schedule.timezone))
-                looking = asyncio.create_task(look_around(scheduler, clock, stop))
-                await stop.wait()
-                clockwork.shutdown(wait=False)
-                looking.cancel()
-                await scheduler.finished()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await looking
-        except OSError as error:
-            msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
-            raise WorkerError(msg) from error
+        async with AsyncExitStack() as stack:
+            try:
+                base_url = await stack.enter_async_context(
+                    serving_app(app, host=settings.HTTP_HOST, port=settings.HTTP_PORT)
+                )
+            except OSError as error:
+                msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
+                raise WorkerError(msg) from error
+            log.info("serve.listening", url=base_url)
+            if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
+                return 0
+            clockwork.start()
+            log.info("serve.started", schedule=schedule.expression, timezone=str(schedule.timezone))
+            looking = asyncio.create_task(look_around(scheduler, clock, stop))
+            await stop.wait()
+            clockwork.shutdown(wait=False)
+            looking.cancel()
+            await scheduler.finished()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking
     log.info("serve.ended")
     return 0
 
@@ -101,7 +105,11 @@ async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, mi
             log.warning("database.lost", reason=database.describe(error, engine.url))
         else:
             return True
-        await clock.sleep(DATABASE_PAUSE_SECONDS)
+        pause, stopped = asyncio.create_task(clock.sleep(DATABASE_PAUSE_SECONDS)), asyncio.create_task(stop.wait())
+        await asyncio.wait((pause, stopped), return_when=asyncio.FIRST_COMPLETED)
+        pause.cancel()
+        stopped.cancel()
+        await asyncio.gather(pause, stopped, return_exceptions=True)
     return False
 
 
