@@ -23,7 +23,7 @@ from worker.simulator.server import serving
 
 OTHER = "+15550100002"
 NOBODY = "http://127.0.0.1:9"
-COMMANDS = ["run", "serve", "rerun", "migrate", "check", "simulator", "demo"]
+COMMANDS = ["run", "serve", "rerun", "migrate", "check", "simulator", "demo", "explain", "attempts", "runs", "status"]
 
 
 @pytest.fixture

@@ -112,9 +112,9 @@ async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine
 
 
 @asynccontextmanager
-async def read(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction that only looks."""
-    async with _within(READ_SECONDS), engine.connect() as connection, connection.begin():
+async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> AsyncIterator[AsyncConnection]:
+    """A transaction that only looks. `seconds` None is for rows that stream to a reader who takes their time."""
+    async with _within(seconds), engine.connect() as connection, connection.begin():
         yield connection
 
 
@@ -128,7 +128,7 @@ async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def _within(seconds: float) -> AsyncIterator[None]:
+async def _within(seconds: float | None) -> AsyncIterator[None]:
     """Treat a database that does not answer like one that went away.
 
     Raises:

@@ -127,7 +127,8 @@ def _what_next(file: Path) -> list[str]:
     return [
         "",
         "The ledger, one row for each attempt, is yours to look at:",
-        f"  sqlite3 {file} 'SELECT chat_id, outcome FROM share_attempts'",  # noqa: S608 -- shown, not run
+        f"  DATABASE_URL=sqlite:///{file} {typed} attempts",
+        f"  DATABASE_URL=sqlite:///{file} {typed} status",
         "",
         "With a real key, and your own chats in the table:",
         "  export LINQ_API_KEY=...",

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from worker.calls import Watch
-from worker.columns import column_lines
+from worker.columns import column_lines, unicode_is_shown
 from worker.eligibility import Again, Rules, Verdict, meaning
 from worker.ledger import Answer, Outcome, RunStatus, Tally
+from worker.moments import span
 from worker.rerun import Choice, Plan
 from worker.share_pass import PassResult
 
@@ -20,7 +21,7 @@ Row = tuple[str, int, str]
 
 def print_json(document: Mapping[str, object]) -> None:
     """One JSON document on stdout; times in ISO 8601 with their zone."""
-    json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=not unicode_is_shown())
     sys.stdout.write("\n")
 
 
@@ -31,7 +32,7 @@ def result_document(result: PassResult) -> dict[str, object]:
 
 def print_result(result: PassResult, rules: Rules) -> None:
     """A pass, for people: how it ended, then every chat in one of the counts."""
-    took = _duration(result.finished_at - result.started_at)
+    took = span(result.finished_at - result.started_at)
     ended = {RunStatus.COMPLETED: f"completed in {took}"}.get(result.status, f"{result.status.value} after {took}")
     print_lines(f"Pass {result.run_id}, share day {result.share_day} ({rules.timezone}): {ended}")
     if result.detail:
@@ -146,11 +147,6 @@ def progress(*, shown: bool) -> Iterator[Watch]:
             display.update(task, description=" · ".join(told))
 
         yield watch
-
-
-def _duration(span: timedelta) -> str:
-    seconds = span.total_seconds()
-    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
 
 
 def _plain(value: object) -> str:

@@ -1,6 +1,7 @@
 """What the commands share: the settings and logs they start with, signals, and how they end."""
 
 import asyncio
+import io
 import re
 import signal
 import sys
@@ -45,6 +46,16 @@ def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
 def finish(work: Coroutine[None, None, int]) -> NoReturn:
     """Run a command's work to its end, and exit with its code."""
     raise typer.Exit(asyncio.run(work))
+
+
+def only_prints() -> None:
+    """For a command that leaves nothing behind but its output: end like `cat` when nobody reads on, `| head` for one.
+
+    Letters that stdout cannot write are spelt out, instead of ending the command.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def stop_on_signals(drain_seconds: float | None = None) -> asyncio.Event:

@@ -1,0 +1,282 @@
+"""The commands that look back: `explain`, `attempts`, `runs`, `status`. They write nothing and need no key."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.app import app
+from worker.cli.shell import Json, chat_ids, finish, lines, only_prints, read_settings, share_day
+from worker.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from worker.history import Run, Wanted
+    from worker.settings import Settings
+
+LOOK_BACK = "Look back"
+"""Where the help lists these commands."""
+
+ALIKE_SHOWN = 5
+"""How many passes are named where the beginning of an id fits several."""
+
+CHATS_ASKED = 10_000
+"""How many chats one command may ask for: they all go into one statement."""
+
+
+class AnyOutcome(StrEnum):
+    """What became of an attempt, as the command line takes it."""
+
+    CLAIMED = "claimed"
+    SHARED = "shared"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    UNSENT = "unsent"
+
+
+@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker explain 7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71")
+def explain(
+    chat_id: Annotated[str, typer.Argument(metavar="CHAT_ID", help="Linq's id of the chat.")],
+    json: Json = False,
+) -> None:
+    """Say all about one chat: what is known, each rule and whether it holds, when it is due next, its last attempts.
+
+    The cards are those that the last pass saw. A chat that left the table is explained from the ledger. Of an id that
+    nobody knows it names similar ones, and exits with 2.
+    """
+    settings = read_settings()
+    only_prints()
+    finish(_look(settings, lambda engine: _explain(settings, engine, chat_id.strip(), as_json=json)))
+
+
+@app.command(
+    rich_help_panel=LOOK_BACK,
+    epilog="Example: share-worker attempts --day yesterday --outcome rejected --code 2012 --csv",
+)
+def attempts(
+    *,
+    chat: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Of this chat; may be repeated, - reads ids from stdin.")
+    ] = None,
+    line: Annotated[
+        list[str] | None, typer.Option(metavar="+1...", help="Of chats on this line that are in the table 'chats'.")
+    ] = None,
+    day: Annotated[
+        str | None, typer.Option(metavar="D", help="Of this share day: today, yesterday, or YYYY-MM-DD.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="D", help="Of this share day and later.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="D", help="Of this share day and earlier.")] = None,
+    outcome: Annotated[list[AnyOutcome] | None, typer.Option(help="With this outcome; may be repeated.")] = None,
+    code: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="With this error code of Linq's; may be repeated.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of this pass; the beginning of its id is enough.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N, the newest.")] = None,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a head, times in UTC.")] = False,
+) -> None:
+    """List attempts from the ledger, newest first. All options given must fit. Streams, however many there are.
+
+    Share days and times are in SHARE_TIMEZONE; in JSON and CSV times are in UTC. In CSV a text that a spreadsheet would
+    take for a formula has an apostrophe before it; JSON has it as it is.
+    """
+    from worker.clock import SystemClock
+    from worker.history import Wanted
+    from worker.ledger import Outcome
+
+    if json and csv:
+        msg = "--json and --csv are two forms; give one of them"
+        raise UsageError(msg)
+    if day is not None and (since is not None or until is not None):
+        msg = "--day is one share day, --since and --until are a range; give the one or the other"
+        raise UsageError(msg)
+    asked = chat_ids(chat or [])
+    if len(asked) > CHATS_ASKED:
+        msg = f"{len(asked):,} chats are too many for one command; it takes {CHATS_ASKED:,}"
+        raise UsageError(msg)
+    settings = read_settings()
+    today = settings.rules.share_day(SystemClock().now())
+    first, last = _day(day or since, today), _day(day or until, today)
+    if first is not None and last is not None and first > last:
+        msg = f"--since {first} is after --until {last}"
+        raise UsageError(msg)
+    wanted = Wanted(
+        chat_ids=asked,
+        lines=lines(line or []),
+        since=first,
+        until=last,
+        outcomes=[Outcome(one.value) for one in outcome or []],
+        codes=code or [],
+        run_id=run,
+    )
+    only_prints()
+    form = "json" if json else "csv" if csv else "table"
+    finish(_look(settings, lambda engine: _attempts(settings, engine, wanted, limit=limit, form=form)))
+
+
+@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker runs 20260310T090000Z")
+def runs(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One pass in detail; the beginning of its id is enough.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most N passes, the newest.")] = 20,
+    json: Json = False,
+) -> None:
+    """List the passes, newest first, or show one of them in detail: its counts, and its attempts by Linq's answer.
+
+    Of an id that nobody knows it names similar ones, and exits with 2.
+    """
+    settings = read_settings()
+    only_prints()
+    if run is not None:
+        finish(_look(settings, lambda engine: _one_run(settings, engine, run.strip(), as_json=json)))
+    finish(_look(settings, lambda engine: _runs(settings, engine, limit, as_json=json)))
+
+
+@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker status")
+def status(json: Json = False) -> None:
+    """Show on one screen how it stands: passes, today, who is due, stale claims, cards, and the last 14 share days.
+
+    Who is due is asked of the cards that the last pass saw; with a million chats that takes some seconds.
+    """
+    settings = read_settings()
+    only_prints()
+    finish(_look(settings, lambda engine: _status(settings, engine, as_json=json)))
+
+
+async def _look(settings: "Settings", work: "Callable[[AsyncEngine], Awaitable[None]]") -> int:
+    """Open the database for some work that only reads, if its schema is the one this version needs."""
+    from worker import database
+
+    url = settings.database
+    with database.one_line_errors(url):
+        async with database.opened(url) as engine:
+            await database.require_current_schema(engine)
+            await work(engine)
+    return 0
+
+
+def _day(word: str | None, today: "date") -> "date | None":
+    return None if word is None else share_day(word, today)
+
+
+async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *, as_json: bool) -> None:
+    from worker import database, explain_report, report
+    from worker.clock import SystemClock
+    from worker.columns import terminal_width
+    from worker.explain import explain as explained_by
+    from worker.near import near_chat_ids
+
+    rules = settings.rules
+    async with database.read(engine) as connection:
+        explained = await explained_by(connection, rules, settings.schedule(), chat_id, SystemClock().now())
+        near = [] if explained else await near_chat_ids(connection, chat_id)
+    if explained is None:
+        raise UsageError(_unknown("chat", chat_id, near))
+    if as_json:
+        report.print_json(explain_report.explanation_document(explained, rules))
+    else:
+        report.print_lines(*explain_report.explanation_lines(explained, rules, wide=terminal_width()))
+
+
+async def _attempts(
+    settings: "Settings", engine: "AsyncEngine", wanted: "Wanted", *, limit: int | None, form: str
+) -> None:
+    from dataclasses import replace
+
+    from worker import attempt_output, database, history
+
+    if wanted.run_id is not None:
+        async with database.read(engine) as connection:
+            wanted = replace(wanted, run_id=(await _the_run(connection, wanted.run_id)).id)
+    found = history.attempts(engine, wanted, at_most=limit)
+    if form == "json":
+        await attempt_output.print_json(found)
+    elif form == "csv":
+        await attempt_output.print_csv(found)
+    elif not await attempt_output.print_table(found, settings.rules.timezone):
+        sys.stderr.write("share-worker: no attempt fits\n")
+
+
+async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from worker import database, history, report
+    from worker.columns import print_columns
+    from worker.history_report import COUNTED, RUNS_HEAD, run_rows
+
+    async with database.read(engine) as connection:
+        found = await history.latest_runs(connection, limit)
+    if as_json:
+        report.print_json({"runs": [asdict(run) for run in found]})
+    elif not print_columns(RUNS_HEAD, run_rows(found, settings.rules.timezone), right=[*COUNTED, "took"]):
+        sys.stderr.write("share-worker: no pass was made yet\n")
+
+
+async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, *, as_json: bool) -> None:
+    from worker import database, history, history_report, report
+    from worker.columns import terminal_width
+
+    async with database.read(engine) as connection:
+        run = await _the_run(connection, beginning)
+        answers = await history.answers_of(connection, run.id)
+    if as_json:
+        report.print_json(history_report.run_document(run, answers))
+    else:
+        report.print_lines(*history_report.run_lines(run, answers, settings.rules.timezone, wide=terminal_width()))
+
+
+async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
+    """The one pass whose id begins so.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    from worker.history import runs_like
+    from worker.near import near_run_ids
+
+    alike = await runs_like(connection, beginning, ALIKE_SHOWN + 1)
+    if not alike:
+        raise UsageError(_unknown("pass", beginning, await near_run_ids(connection, beginning)))
+    if len(alike) > 1:
+        named = ", ".join(run.id for run in alike[:ALIKE_SHOWN]) + (", ..." if len(alike) > ALIKE_SHOWN else "")
+        msg = f"several passes begin with {beginning!r}: {named}"
+        raise UsageError(msg)
+    return alike[0]
+
+
+def _unknown(what: str, named: str, near: list[str]) -> str:
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no {what} {named!r}{hint}"
+
+
+async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:
+    from worker import __version__, database, history_report, overview, report
+    from worker.clock import SystemClock
+    from worker.columns import terminal_width
+
+    rules, place = settings.rules, database.shown(engine.url)
+    seen = await overview.look(engine, rules, settings.schedule(), SystemClock().now())
+    if as_json:
+        document = history_report.overview_document(
+            seen,
+            version=__version__,
+            schema=database.HEAD,
+            database=place,
+            schedule=settings.SHARE_SCHEDULE,
+            timezone=str(rules.timezone),
+        )
+        report.print_json(document)
+        return
+    about = f"share-worker {__version__}, schema {database.HEAD}, {place}"
+    told = history_report.overview_lines(
+        seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, wide=terminal_width()
+    )
+    report.print_lines(*told)
