@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,20 +28,25 @@ def environment(**settings: str) -> dict[str, str]:
 
 async def start(*words: str, **settings: str) -> asyncio.subprocess.Process:
     """Start `share-worker` with these words."""
+    return await _start(words, settings, None)
+
+
+async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int | None) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "worker",
         *words,
         env=environment(**settings),
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
 
 
-async def finish(process: asyncio.subprocess.Process) -> Ended:
-    """Wait for a command's end."""
-    out, err = await process.communicate()
+async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
+    """Wait for a command's end; `told` is what it reads on stdin."""
+    out, err = await process.communicate(told)
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
 
@@ -48,3 +54,17 @@ async def finish(process: asyncio.subprocess.Process) -> Ended:
 async def share_worker(*words: str, **settings: str) -> Ended:
     """Run `share-worker` to its end."""
     return await finish(await start(*words, **settings))
+
+
+async def fed(told: bytes, *words: str, **settings: str) -> Ended:
+    """Run `share-worker` to its end, with something on its stdin."""
+    return await finish(await _start(words, settings, asyncio.subprocess.PIPE), told)
+
+
+def one_line(ended: Ended, code: int) -> str:
+    """The one line on stderr that a command which could not do its work ends with."""
+    assert ended.code == code, ended
+    (line,) = ended.err.splitlines()
+    assert line.startswith("share-worker: ")
+    assert ended.out == ""
+    return line

@@ -15,8 +15,10 @@ import pytest
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.commands import KEY
 from tests.scene import Scene
 from worker import database
+from worker.clock import SystemClock
 from worker.simulator.account import Account
 from worker.simulator.server import serving
 
@@ -172,3 +174,19 @@ async def scene(engine: AsyncEngine, clock: HandClock) -> AsyncIterator[Scene]:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
         scene.add_line()
         yield scene
+
+
+@pytest.fixture
+async def live(engine: AsyncEngine) -> AsyncIterator[Scene]:
+    """A scene in the time of the machine, for commands that are processes of their own."""
+    account = Account()
+    async with serving(account) as base_url:
+        scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
+        scene.add_line()
+        yield scene
+
+
+@pytest.fixture
+def settings(live: Scene, database_url: str) -> dict[str, str]:
+    """The settings of a command that is to meet the live scene."""
+    return {"LINQ_API_KEY": KEY, "LINQ_BASE_URL": live.base_url, "DATABASE_URL": database_url}

@@ -4,56 +4,30 @@ import json
 import re
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import KEY, Ended, share_worker
+from tests.commands import KEY, Ended, one_line, share_worker
 from tests.scene import LINE, Scene
 from worker import __version__, database
-from worker.clock import SystemClock
 from worker.errors import DatabaseError
-from worker.simulator.account import Account
 from worker.simulator.faults import Fault
-from worker.simulator.server import serving
 
 OTHER = "+15550100002"
 NOBODY = "http://127.0.0.1:9"
-COMMANDS = ["run", "serve", "rerun", "migrate", "check", "simulator", "demo", "explain", "attempts", "runs", "status"]
-
-
-@pytest.fixture
-async def live(engine: AsyncEngine) -> AsyncIterator[Scene]:
-    """A scene in the time of the machine, for commands that are processes of their own."""
-    account = Account()
-    async with serving(account) as base_url:
-        scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
-        scene.add_line()
-        yield scene
-
-
-@pytest.fixture
-def settings(live: Scene, database_url: str) -> dict[str, str]:
-    return {"LINQ_API_KEY": KEY, "LINQ_BASE_URL": live.base_url, "DATABASE_URL": database_url}
-
-
-def one_line(ended: Ended, code: int) -> str:
-    """The one line on stderr that a command which could not do its work ends with."""
-    assert ended.code == code, ended
-    (line,) = ended.err.splitlines()
-    assert line.startswith("share-worker: ")
-    assert ended.out == ""
-    return line
+COMMANDS = ["run", "serve", "rerun", "check", "migrate", "simulator", "demo", "explain", "attempts", "runs", "status"]
 
 
 # help
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+HELP = [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)]
+
+
+@pytest.mark.parametrize("words", HELP)
 async def test_help_teaches_with_an_example(words: list[str]) -> None:
     ended = await share_worker(*words)
     assert ended.code == 0
@@ -61,7 +35,7 @@ async def test_help_teaches_with_an_example(words: list[str]) -> None:
     assert "Usage: " in ended.out
     assert "share-worker" in ended.out.partition("Usage: ")[2]
     if len(words) > 1:
-        assert f"share-worker {words[0]}" in " ".join(ended.out.partition("Example: ")[2].split())
+        assert f"share-worker {' '.join(words[:-1])}" in " ".join(ended.out.partition("Example: ")[2].split())
 
 
 async def test_the_first_help_names_every_command() -> None:

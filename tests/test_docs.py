@@ -16,7 +16,14 @@ from worker.simulator.faults import Fault
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 GROUP = typer.main.get_command(cli.app)
-COMMANDS = GROUP.commands  # type: ignore[attr-defined] # the app is a group of commands
+TOP = GROUP.commands  # type: ignore[attr-defined] # the app is a group of commands
+GROUPS = {"": TOP} | {f"{name} ": command.commands for name, command in TOP.items() if hasattr(command, "commands")}
+COMMANDS = {
+    prefix + name: command
+    for prefix, commands in GROUPS.items()
+    for name, command in commands.items()
+    if prefix + name + " " not in GROUPS
+}
 
 
 def section(title: str, document: str = README) -> str:
@@ -61,7 +68,10 @@ def test_the_example_env_names_every_setting_and_is_valid() -> None:
 
 def test_every_command_and_option_is_in_the_readme() -> None:
     text = section("Commands")
-    told = dict(re.findall(r"`share-worker (\w+)([^`]*)`", text.partition("COMMAND")[0]))
+    told = {
+        name.strip(): options
+        for name, options in re.findall(r"`share-worker ((?:[a-z]+ ?)+)([^`]*)`", text.partition("COMMAND")[0])
+    }
     assert sorted(told) == sorted(COMMANDS)
     for name, command in COMMANDS.items():
         options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
@@ -83,7 +93,7 @@ def test_every_outcome_is_explained() -> None:
 def test_every_log_event_is_documented_and_every_documented_one_exists() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     logged = set(
-        re.findall(r"\"((?:pass|share|cards|claims|database|stale|serve|schedule|heartbeat)\.[a-z]+)\"", sources)
+        re.findall(r"\"((?:pass|share|cards|chats|claims|database|stale|serve|schedule|heartbeat)\.[a-z]+)\"", sources)
     )
     told = {name for row in table(section("Logs")) for name in re.findall(r"`([a-z]+\.[a-z]+)`", row[0])}
     assert told == logged - {"share.broke"}, "share.broke is a bug of ours, told with a traceback"

@@ -425,6 +425,35 @@ async def test_faults_are_placed_listed_and_removed_over_http_without_a_key(base
         assert (await http.delete("/_simulator/faults")).json() == {"faults": []}
 
 
+async def test_a_card_is_made_inactive_and_active_again_by_another_process(
+    http: httpx.AsyncClient, account: Account
+) -> None:
+    told = {"phone_number": LINE, "is_active": False}
+    assert (await http.post("/_simulator/cards", json=told)).json() == told
+    assert (await http.post(SHARE)).json()["error"]["code"] == 2012
+    assert (await http.post("/_simulator/cards", json=told | {"is_active": True})).status_code == 200
+    assert (await http.post(SHARE)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({"phone_number": "+15550100099", "is_active": True}, 404),
+        ({"phone_number": LINE, "is_active": "no"}, 400),
+        ({"phone_number": LINE}, 400),
+        ([], 400),
+    ],
+)
+async def test_a_card_that_is_not_there_or_not_described_is_left_alone(
+    http: httpx.AsyncClient, account: Account, told: object, status: int
+) -> None:
+    before = dict(account.cards)
+    answer = await http.post("/_simulator/cards", json=told)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+    assert account.cards == before
+
+
 @pytest.mark.parametrize("body", ["", "{", '{"path": "share"}', '{"path": "share", "status": "x"}', "[1]", "\xff"])
 async def test_bad_fault_json_is_refused_with_one_line(http: httpx.AsyncClient, account: Account, body: str) -> None:
     answer = await http.post("/_simulator/faults", content=body.encode("latin-1"))

@@ -48,9 +48,9 @@ def _logging_as_it_was() -> Iterator[None]:
     structlog.contextvars.clear_contextvars()
 
 
-def log_to(form: LogFormat, level: LogLevel = "info") -> structlog.stdlib.BoundLogger:
+def log_to(form: LogFormat, level: LogLevel = "info", *, colors: bool = False) -> structlog.stdlib.BoundLogger:
     """Set logging up, and give a logger of the worker's."""
-    configure_logging(form=form, level=level, secrets=SECRETS)
+    configure_logging(form=form, level=level, colors=colors, secrets=SECRETS)
     logger: structlog.stdlib.BoundLogger = structlog.get_logger("worker.part")
     return logger
 
@@ -232,15 +232,16 @@ def test_what_takes_the_place_of_stderr_for_a_while_gets_the_logs_meanwhile(
 # The form for people
 
 
-def test_at_a_terminal_auto_is_the_form_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("colors", [True, False])
+def test_at_a_terminal_auto_is_the_form_for_people(monkeypatch: pytest.MonkeyPatch, colors: bool) -> None:
     ours, theirs = os.openpty()
     with open(ours, "rb", buffering=0) as screen, open(theirs, "w", encoding="utf-8") as terminal:  # noqa: PTH123 -- of descriptors
         monkeypatch.setattr(sys, "stderr", terminal)
-        log_to("auto").info("pass.started", chats=3)
+        log_to("auto", colors=colors).info("pass.started", chats=3)
         terminal.flush()
         shown = screen.read(10_000).decode()
     assert "pass.started" in shown
-    assert "\x1b[" in shown
+    assert ("\x1b[" in shown) == colors
     assert not shown.lstrip().startswith("{")
 
 

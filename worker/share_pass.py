@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TypeVar
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from worker import chats, database, ledger
 from worker.calls import Calls, Watch
 from worker.candidates import Candidates, Due
-from worker.clock import Clock
+from worker.clock import Clock, unless_stopped
 from worker.eligibility import Rules
 from worker.ledger import Outcome, RunStatus, Tally, Trigger
 from worker.linq import Linq
@@ -90,7 +90,7 @@ async def run_pass(
         tally: Tally | None = None
         refusal: LinqError | None = None
         try:
-            cards = await _unless_stopped(stop, linq.list_cards())
+            cards = await unless_stopped(stop, linq.list_cards())
             if cards is not None:
                 await _patiently(clock, stop, lambda: _store_cards(engine, cards, clock.now()))
                 await calls.make()
@@ -214,15 +214,3 @@ async def _patiently(clock: Clock, stop: asyncio.Event, work: Callable[[], Await
                 raise
             log.warning("database.lost", reason=str(type(error).__name__))
         await clock.sleep(database.PAUSE_SECONDS)
-
-
-async def _unless_stopped(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
-    """The result of the work, or None where `stop` was set first."""
-    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        for each in (task, stopped):
-            each.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)

@@ -35,7 +35,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def configure_logging(*, form: LogFormat, level: LogLevel, secrets: Collection[str] = ()) -> None:
+def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False, secrets: Collection[str] = ()) -> None:
     """Send all logs to stderr, in one form: `auto` is for a person where stderr is a terminal, else JSON.
 
     Our own events appear from `level` on; those of dependencies from `warning` on, or all of them at `debug`.
@@ -50,7 +50,7 @@ def configure_logging(*, form: LogFormat, level: LogLevel, secrets: Collection[s
     last: list[Processor]
     if for_a_person:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+            colors=colors, timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
         )
         last = [structlog.processors.format_exc_info, _without_empty, redact, renderer]
     else:

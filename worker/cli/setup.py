@@ -42,13 +42,17 @@ def simulator(
         typer.Option("--fill", help="Also write these chats into the table 'chats' of DATABASE_URL, if it is empty."),
     ] = False,
     latency: Annotated[int, typer.Option(min=0, max=60_000, metavar="MS", help="Milliseconds before each answer.")] = 0,
+    activation: Annotated[
+        int, typer.Option(min=0, max=3600, metavar="SECONDS", help="How long a card that is created stays inactive.")
+    ] = 0,
 ) -> None:
     """Serve a stand-in for Linq's API on this machine, to try the worker against. Ends with Ctrl-C.
 
     Follows Linq's rules (cards, opt-outs, one share per chat in five minutes), counts the share calls, and can be told
     to misbehave: see docs/simulator.md. Nothing it does leaves this machine.
     """
-    finish(_simulator(read_settings() if fill else None, port=port, chats=chats, latency=latency))
+    settings = read_settings() if fill else None
+    finish(_simulator(settings, port=port, chats=chats, latency=latency, activation=activation))
 
 
 @app.command(epilog="Example: share-worker demo --folder ./share-worker-demo")
@@ -135,7 +139,7 @@ def _some(account: "Account") -> "Iterator[Chat]":
     return itertools.islice(account.chats.values(), 3)
 
 
-async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int) -> int:
+async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int, activation: int) -> int:
     from worker import database, report
     from worker.chats import add_chats, count_chats, has_chat
     from worker.demo import known_chats
@@ -145,7 +149,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
     from worker.simulator.server import serving
 
     stop = stop_on_signals()
-    account = Account()
+    account = Account(activation_delay=activation)
     populate(account, chats=chats)
     if latency:
         account.add_fault(Fault(path="*", delay_seconds=latency / 1000))

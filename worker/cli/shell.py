@@ -37,10 +37,17 @@ def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
 
     settings = load()
     level = least if least and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
-    configure_logging(form=settings.LOG_FORMAT, level=level, secrets=settings.secrets)
+    configure_logging(form=settings.LOG_FORMAT, level=level, colors=colors(), secrets=settings.secrets)
     for line in misspelt(os.environ):
         sys.stderr.write(f"share-worker: {line}\n")
     return settings
+
+
+def colors() -> bool:
+    """Whether logs may be coloured: on a terminal, unless NO_COLOR (no-color.org) says otherwise."""
+    import os
+
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 def finish(work: Coroutine[None, None, int]) -> NoReturn:
@@ -92,7 +99,7 @@ def chat_ids(words: Sequence[str]) -> list[str]:
     """The ids that a command line names, each once, in the order given; `-` stands for ids on stdin, one a line.
 
     Raises:
-        UsageError: stdin was named, and holds none, or is not text.
+        UsageError: stdin was named, and holds none, or something is not text.
     """
     found: dict[str, None] = {}
     for word in words:
@@ -109,6 +116,10 @@ def chat_ids(words: Sequence[str]) -> list[str]:
             msg = "'-' stands for chat ids on stdin, but nothing came; give one chat id a line"
             raise UsageError(msg)
         found.update(dict.fromkeys(told))
+    for chat_id in found:
+        if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in chat_id):
+            msg = f"the id {chat_id!r} is not UTF-8 text"
+            raise UsageError(msg)
     return list(found)
 
 
@@ -140,8 +151,8 @@ def share_day(word: str, today: date) -> date:
         raise UsageError(msg) from None
 
 
-def confirm(question: str, *, yes: bool) -> bool:
-    """Ask a person, on stderr; True at once with `--yes`.
+def confirm(question: str, *, yes: bool, looks: bool = True) -> bool:
+    """Ask a person, on stderr; True at once with `--yes`. `looks` says that the command has a `--dry-run`.
 
     Raises:
         UsageError: nobody is there to answer, and `--yes` was not given.
@@ -149,7 +160,7 @@ def confirm(question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        msg = "nobody is there to ask; add --yes to go ahead without asking, or --dry-run to only look"
+        msg = f"nobody is there to ask; add --yes to go ahead without asking{', or --dry-run to only look' * looks}"
         raise UsageError(msg)
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()

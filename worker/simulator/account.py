@@ -188,6 +188,14 @@ class Account:
         """
         self.cards[phone_number] = replace(self.cards[phone_number], active_from=None)
 
+    def activate_card(self, phone_number: str) -> None:
+        """Make a line's card active, from now on.
+
+        Raises:
+            KeyError: The line has no card.
+        """
+        self.cards[phone_number] = replace(self.cards[phone_number], active_from=self.clock())
+
     def remove_card(self, phone_number: str) -> None:
         """Take a line's card away.
 

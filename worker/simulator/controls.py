@@ -5,6 +5,7 @@ For other processes and for curl; they ask for no key, which is why the simulato
     GET    /_simulator/faults          the faults in force, with how often each has struck
     POST   /_simulator/faults          place one: a JSON object with the fields of `Fault`; answers its id
     DELETE /_simulator/faults[?id=1]   remove one, or all
+    POST   /_simulator/cards           make a line's card active or not: {"phone_number": ..., "is_active": false}
     GET    /_simulator/shares          the share log and its totals [?chat_id=...: of one chat]
     GET    /_simulator/state           what the account holds, and how often each operation was called
     POST   /_simulator/reset           forget log, limits, counts and faults; lines, cards and chats stay
@@ -50,6 +51,22 @@ def controls(account: Account) -> Starlette:
                 return _refusal(404, f"id: no fault has the number {given!r}")
         return JSONResponse({"faults": account.faults.listing()})
 
+    async def set_card(request: Request) -> JSONResponse:
+        try:
+            told = json.loads(await request.body())
+            number, is_active = told["phone_number"], told["is_active"]
+        except (ValueError, TypeError, KeyError):
+            return _refusal(400, "a JSON object is needed, with phone_number and is_active")
+        if not isinstance(number, str) or number not in account.cards:
+            return _refusal(404, f"phone_number: no line {number!r} has a card")
+        if not isinstance(is_active, bool):
+            return _refusal(400, f"is_active: must be true or false, not {is_active!r}")
+        if is_active:
+            account.activate_card(number)
+        else:
+            account.deactivate_card(number)
+        return JSONResponse({"phone_number": number, "is_active": is_active})
+
     async def list_shares(request: Request) -> JSONResponse:
         chat_id = request.query_params.get("chat_id")
         calls = account.share_calls if chat_id is None else account.calls_of(chat_id)
@@ -78,6 +95,7 @@ def controls(account: Account) -> Starlette:
             Route(f"{base}/faults", list_faults, methods=["GET"]),
             Route(f"{base}/faults", add_fault, methods=["POST"]),
             Route(f"{base}/faults", remove_faults, methods=["DELETE"]),
+            Route(f"{base}/cards", set_card, methods=["POST"]),
             Route(f"{base}/shares", list_shares, methods=["GET"]),
             Route(f"{base}/state", show_state, methods=["GET"]),
             Route(f"{base}/reset", reset, methods=["POST"]),
