@@ -18,7 +18,7 @@ from worker.simulator.faults import Fault
 
 OTHER = "+15550100002"
 NOBODY = "http://127.0.0.1:9"
-COMMANDS = ["run", "serve", "rerun", "check", "migrate", "simulator", "demo", "explain", "attempts", "runs", "status"]
+COMMANDS = ["run", "serve", "rerun", "pause", "resume", "check", "migrate", "simulator", "demo", "explain", "attempts", "runs", "status"]
 
 
 # help
