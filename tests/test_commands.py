@@ -18,13 +18,19 @@ from worker.simulator.faults import Fault
 
 OTHER = "+15550100002"
 NOBODY = "http://127.0.0.1:9"
-COMMANDS = ["run", "serve", "rerun", "pause", "resume", "check", "migrate", "simulator", "demo", "explain", "attempts", "runs", "status"]
+COMMANDS = [
+    *("run", "serve", "rerun"),
+    *("explain", "attempts", "runs", "status"),
+    *("pause", "resume", "cards"),
+    *("check", "migrate", "simulator", "demo"),
+]
+UNDER_CARDS = ["list", "create", "update"]
 
 
 # help
 
 
-HELP = [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)]
+HELP = [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS), *(["cards", name, "-h"] for name in UNDER_CARDS)]
 
 
 @pytest.mark.parametrize("words", HELP)

@@ -137,6 +137,14 @@ async def test_a_404_2012_to_the_list_of_cards_is_an_empty_list(linq: Linq, acco
     assert await linq.list_cards() == []
 
 
+async def test_one_lines_card_is_found_active_or_not(linq: Linq, account: Account) -> None:
+    account.put_card(OTHER_LINE, first_name="Other", is_active=False)
+    found = await linq.find_card(OTHER_LINE)
+    assert found == Card(phone_number=OTHER_LINE, first_name="Other", last_name=None, image_url=None, is_active=False)
+    account.remove_card(OTHER_LINE)
+    assert await linq.find_card(OTHER_LINE) is None
+
+
 async def test_a_created_card_is_there_and_active(linq: Linq, account: Account) -> None:
     account.put_line(SimulatedLine(OTHER_LINE))
     card = await linq.create_card(

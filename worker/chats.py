@@ -24,25 +24,12 @@ async def store_cards(connection: AsyncConnection, cards: Collection[Card], now:
     await connection.execute(
         delete(contact_cards).where(contact_cards.c.phone_number.not_in([card.phone_number for card in cards]))
     )
-    if not cards:
-        return
-    statement = _upsert(connection)(contact_cards)
-    told = {
-        name: statement.excluded[name] for name in ("first_name", "last_name", "image_url", "is_active", "checked_at")
-    }
-    # In the order of the key, so that two workers that store at once wait for each other instead of locking up.
-    rows = [
-        {
-            "phone_number": card.phone_number,
-            "first_name": card.first_name,
-            "last_name": card.last_name,
-            "image_url": card.image_url,
-            "is_active": card.is_active,
-            "checked_at": now,
-        }
-        for card in sorted(cards, key=lambda card: card.phone_number)
-    ]
-    await connection.execute(statement.on_conflict_do_update(index_elements=["phone_number"], set_=told), rows)
+    await _upsert_cards(connection, cards, now)
+
+
+async def store_card(connection: AsyncConnection, card: Card, now: datetime) -> None:
+    """Keep one card as it was just read; the others stay as they are."""
+    await _upsert_cards(connection, [card], now)
 
 
 async def card_is_inactive(connection: AsyncConnection, chat_ids: Iterable[str], now: datetime) -> None:
@@ -105,3 +92,25 @@ async def chats_per_line(connection: AsyncConnection) -> dict[str, int]:
 
 def _upsert(connection: AsyncConnection) -> "Callable[[Table], postgresql.Insert | sqlite.Insert]":
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+async def _upsert_cards(connection: AsyncConnection, cards: Collection[Card], now: datetime) -> None:
+    if not cards:
+        return
+    statement = _upsert(connection)(contact_cards)
+    told = {
+        name: statement.excluded[name] for name in ("first_name", "last_name", "image_url", "is_active", "checked_at")
+    }
+    # In the order of the key, so that two workers that store at once wait for each other instead of locking up.
+    rows = [
+        {
+            "phone_number": card.phone_number,
+            "first_name": card.first_name,
+            "last_name": card.last_name,
+            "image_url": card.image_url,
+            "is_active": card.is_active,
+            "checked_at": now,
+        }
+        for card in sorted(cards, key=lambda card: card.phone_number)
+    ]
+    await connection.execute(statement.on_conflict_do_update(index_elements=["phone_number"], set_=told), rows)

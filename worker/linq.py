@@ -129,6 +129,19 @@ class Linq:
             return []
         return [card for item in read_list(answer, "contact_cards") if (card := read_card(item)) is not None]
 
+    async def find_card(self, phone_number: str) -> Card | None:
+        """A line's contact card, active or not; None where Linq has none.
+
+        Raises:
+            LinqError: any of the six, after repeated tries where those can help.
+        """
+        try:
+            answer = await self._read(f"/v3/contact_card?phone_number={quote(phone_number, safe='')}")
+        except CardInactive:
+            return None
+        told = [read_card(item) for item in read_list(answer, "contact_cards")]
+        return next((card for card in told if card is not None and card.phone_number == phone_number), None)
+
     async def create_card(
         self,
         phone_number: str,

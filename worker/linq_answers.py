@@ -35,6 +35,7 @@ class ErrorCode(IntEnum):
     CARD_EXISTS = 2014
     CARD_NOT_COMPLETED = 2022
     OPTED_OUT = 2024
+    UPSTREAM_LIMITED = 4004
 
 
 class LinqError(Exception):

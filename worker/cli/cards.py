@@ -1,0 +1,207 @@
+"""The commands around contact cards: `cards list`, `cards create`, `cards update`."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from worker.cli.app import app
+from worker.cli.shell import Json, finish, read_settings, stop_on_signals
+from worker.errors import UsageError, WorkerError
+
+if TYPE_CHECKING:
+    from worker.cards import Fields, LineCard, Verb
+    from worker.clock import Clock
+    from worker.linq_answers import Card
+    from worker.settings import Settings
+
+cards = typer.Typer(
+    name="cards",
+    help="Look at the account's contact cards, create and update them.",
+    epilog="Example: share-worker cards list",
+    no_args_is_help=True,
+)
+app.add_typer(cards)
+
+Number = Annotated[
+    str, typer.Argument(metavar="+NUMBER", help="The line, with its country code; spaces and dashes do no harm.")
+]
+LastName = Annotated[str | None, typer.Option(metavar="NAME", help="The last name.")]
+ImageUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="An https:// URL of the image; Linq keeps its own copy.")
+]
+
+
+@cards.command(name="list", epilog="Example: share-worker cards list")
+def list_(json: Json = False) -> None:
+    """Show each card as Linq has it now, and how many chats depend on it.
+
+    Lines that have chats but no card are shown too. Without the database the chats are not counted.
+    """
+    finish(_list(read_settings(calm=True), as_json=json))
+
+
+@cards.command(
+    epilog="Example: share-worker cards create '+1 415 555 0100' --first-name Acme --last-name Support "
+    "--image-url https://example.com/logo.png"
+)
+def create(
+    number: Number,
+    first_name: Annotated[str, typer.Option(metavar="NAME", help="The first name, or all of it.")],
+    last_name: LastName = None,
+    image_url: ImageUrl = None,
+    json: Json = False,
+) -> None:
+    """Create a line's card, and wait until it is active: a minute at most.
+
+    Also for a line whose card is not active: the new one takes its place. Where one is active, use 'update'. Linq takes
+    three creations and updates a line in ten minutes; one that it did not complete (2022) is tried again within these.
+    Creating a card shares it with nobody.
+
+    Exit code 0: the card is active. 1: it is not, and the output says why and what to do. 2: wrong usage.
+    """
+    _write("create", number, first_name=first_name, last_name=last_name, image_url=image_url, as_json=json)
+
+
+@cards.command(epilog="Example: share-worker cards update +14155550100 --image-url https://example.com/new.png")
+def update(
+    number: Number,
+    first_name: Annotated[str | None, typer.Option(metavar="NAME", help="The first name.")] = None,
+    last_name: LastName = None,
+    image_url: ImageUrl = None,
+    json: Json = False,
+) -> None:
+    """Change a line's active card; what is not given stays as it is.
+
+    Linq updates only an active card; for another one use 'create'. Linq takes three creations and updates a line in ten
+    minutes; one that it did not complete (2022) is tried again within these.
+
+    Exit code 0: the card is changed and active. 1: it is not, and the output says why and what to do. 2: wrong usage.
+    """
+    if first_name is None and last_name is None and image_url is None:
+        msg = "nothing to update; give --first-name, --last-name or --image-url"
+        raise UsageError(msg)
+    _write("update", number, first_name=first_name, last_name=last_name, image_url=image_url, as_json=json)
+
+
+def _write(
+    verb: "Verb", number: str, *, first_name: str | None, last_name: str | None, image_url: str | None, as_json: bool
+) -> NoReturn:
+    from worker.cards import fields
+
+    wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
+    if wanted.phone_number != number:
+        _say(f"{number!r} is {wanted.phone_number}")
+    finish(_written(read_settings(calm=True), verb, wanted, as_json=as_json))
+
+
+async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_json: bool) -> int:
+    from worker import report
+    from worker.cards import CardWriter
+    from worker.clock import SystemClock
+
+    clock = SystemClock()
+    stop = stop_on_signals()
+    linq = settings.linq(clock)
+    async with linq:
+        writer = CardWriter(linq=linq, clock=clock, stop=stop, say=_say)
+        written = await (writer.create(wanted) if verb == "create" else writer.update(wanted))
+    if written.card is not None:
+        await _note(settings, written.card, clock)
+    if as_json:
+        report.print_json(asdict(written))
+    elif written.card is not None:
+        report.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
+    if written.problem is None:
+        return 0
+    raise WorkerError(written.problem + (f"\n{written.advice}" if written.advice else ""))
+
+
+async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
+    """Keep what Linq said of a card where the verdict finds it; the next pass would read it anyway."""
+    from worker import chats, database
+
+    url = settings.database
+    try:
+        with database.one_line_errors(url):
+            async with database.opened(url) as engine:
+                await database.require_current_schema(engine)
+                async with database.write(engine) as connection:
+                    await chats.store_card(connection, card, clock.now())
+    except WorkerError as error:
+        _say(f"{error} (so the card is not noted there; the next pass reads it from Linq)")
+
+
+async def _list(settings: "Settings", *, as_json: bool) -> int:
+    from worker import chats, database, report
+    from worker.cards import overview
+    from worker.clock import SystemClock
+    from worker.linq_answers import LinqError
+
+    try:
+        async with settings.linq(SystemClock()) as linq:
+            found = await linq.list_cards()
+    except LinqError as error:
+        msg = f"the contact cards could not be read: {error}"
+        raise WorkerError(msg) from error
+    url = settings.database
+    chats_of = None
+    try:
+        with database.one_line_errors(url):
+            async with database.opened(url) as engine:
+                await database.require_current_schema(engine)
+                async with database.read(engine) as connection:
+                    chats_of = await chats.chats_per_line(connection)
+    except WorkerError as error:
+        _say(f"{error} (so the chats are not counted)")
+    lines = overview(found, chats_of)
+    if as_json:
+        report.print_json({"lines": [asdict(line) for line in lines]})
+    else:
+        _print(lines)
+    return 0
+
+
+def _print(lines: "list[LineCard]") -> None:
+    from worker import report
+    from worker.cards import repair
+    from worker.columns import print_columns
+    from worker.linq_answers import one_line
+
+    print_columns(
+        ("line", "card", "chats", "name", "image"),
+        (
+            (
+                line.phone_number,
+                "none" if line.card is None else "active" if line.card.is_active else "not active",
+                "?" if line.chats is None else f"{line.chats:,}",
+                _name(line.card) if line.card else "",
+                one_line(line.card.image_url or "") if line.card else "",
+            )
+            for line in lines
+        ),
+        right=("chats",),
+    )
+    if not lines:
+        report.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
+    for line in lines:
+        if line.chats and not (line.card and line.card.is_active):
+            many = "1 chat" if line.chats == 1 else f"{line.chats:,} chats"
+            report.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
+            report.print_lines(f"  {repair(line)}")
+
+
+def _described(card: "Card") -> str:
+    return f"{card.phone_number} ({_name(card)})"
+
+
+def _name(card: "Card") -> str:
+    from worker.linq_answers import one_line
+
+    return one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"share-worker: {text}\n")
+    sys.stderr.flush()
