@@ -21,7 +21,7 @@ NOBODY = "http://127.0.0.1:9"
 COMMANDS = [
     *("run", "serve", "rerun"),
     *("explain", "attempts", "runs", "status"),
-    *("pause", "resume", "cards"),
+    *("pause", "resume", "cards", "prune"),
     *("check", "migrate", "simulator", "demo"),
 ]
 UNDER_CARDS = ["list", "create", "update"]

@@ -293,15 +293,22 @@ def _too_soon(rules: Rules, now: datetime) -> ColumnElement[bool]:
     attempt = share_attempts.alias("before")
     since = now - timedelta(hours=rules.min_hours)
     interval = rules.share_day(now) - timedelta(days=rules.every_days)
-    # Two days of slack: the claims may have been made when SHARE_TIMEZONE was another one.
-    earliest = min(since.astimezone(UTC).date() - timedelta(days=2), interval)
     return exists().where(
         attempt.c.chat_id == chats.c.id,
-        attempt.c.share_day >= earliest,
+        attempt.c.share_day >= oldest_day_read(rules, now),
         or_(
             and_(attempt.c.claimed_at > since, attempt.c.outcome != NOT_CALLED),
             and_(attempt.c.share_day > interval, attempt.c.outcome.not_in(NOT_SHARED)),
         ),
+    )
+
+
+def oldest_day_read(rules: Rules, now: datetime) -> date:
+    """The share day before which only the cap looks at attempts, now or at any later moment."""
+    since = now - timedelta(hours=rules.min_hours)
+    # Two days of slack: the claims may have been made when SHARE_TIMEZONE was another one.
+    return min(
+        since.astimezone(UTC).date() - timedelta(days=2), rules.share_day(now) - timedelta(days=rules.every_days)
     )
 
 

@@ -6,11 +6,11 @@ logs and progress to stderr. Exit codes: 0 done, 1 not completed, 2 a wrong comm
 
 import sys
 
-from worker.cli import cards, chats, history, passes, rerun, setup
+from worker.cli import cards, chats, history, passes, prune, rerun, setup
 from worker.cli.app import app
 from worker.errors import WorkerError
 
-__all__ = ["app", "cards", "chats", "history", "main", "passes", "rerun", "setup"]
+__all__ = ["app", "cards", "chats", "history", "main", "passes", "prune", "rerun", "setup"]
 
 
 def main() -> None:
