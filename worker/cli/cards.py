@@ -39,7 +39,7 @@ def list_(json: Json = False) -> None:
 
     Lines that have chats but no card are shown too. Without the database the chats are not counted.
     """
-    finish(_list(read_settings(calm=True), as_json=json))
+    finish(_list(read_settings(least="warning"), as_json=json))
 
 
 @cards.command(
@@ -93,7 +93,7 @@ def _write(
     wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
     if wanted.phone_number != number:
         _say(f"{number!r} is {wanted.phone_number}")
-    finish(_written(read_settings(calm=True), verb, wanted, as_json=as_json))
+    finish(_written(read_settings(least="warning"), verb, wanted, as_json=as_json))
 
 
 async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_json: bool) -> int:

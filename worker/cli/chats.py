@@ -1,7 +1,6 @@
 """The commands that stop and resume sharing in chats: `pause` and `resume`."""
 
 import asyncio
-import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, Yes, chat_ids, confirm, finish, os_user, read_settings
+from worker.cli.shell import Json, Yes, chat_ids, confirm, finish, os_user, read_settings, watched
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
     if bool(words) == bool(line):
         msg = f"say which chats to {verb}: their ids, - for ids on stdin, or --line +NUMBER; one of these"
         raise UsageError(msg)
-    settings = read_settings(calm=sys.stderr.isatty())
+    settings = read_settings(least=watched())
     ids = chat_ids(words)
     if line is not None:
         line = asyncio.run(_ask(settings, verb, line, yes=yes))

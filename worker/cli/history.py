@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from worker.history import Run, Wanted
     from worker.settings import Settings
 
-LOOK_BACK = "Look back"
-"""Where the help lists these commands."""
-
 ALIKE_SHOWN = 5
 """How many passes are named where the beginning of an id fits several."""
 
@@ -39,7 +36,7 @@ class AnyOutcome(StrEnum):
     UNSENT = "unsent"
 
 
-@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker explain 7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71")
+@app.command(epilog="Example: share-worker explain 7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71")
 def explain(
     chat_id: Annotated[str, typer.Argument(metavar="CHAT_ID", help="Linq's id of the chat.")],
     json: Json = False,
@@ -55,7 +52,6 @@ def explain(
 
 
 @app.command(
-    rich_help_panel=LOOK_BACK,
     epilog="Example: share-worker attempts --day yesterday --outcome rejected --code 2012 --csv",
 )
 def attempts(
@@ -121,7 +117,7 @@ def attempts(
     finish(_look(settings, lambda engine: _attempts(settings, engine, wanted, limit=limit, form=form)))
 
 
-@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker runs 20260310T090000Z")
+@app.command(epilog="Example: share-worker runs 20260310T090000Z")
 def runs(
     run: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="One pass in detail; the beginning of its id is enough.")
@@ -140,7 +136,7 @@ def runs(
     finish(_look(settings, lambda engine: _runs(settings, engine, limit, as_json=json)))
 
 
-@app.command(rich_help_panel=LOOK_BACK, epilog="Example: share-worker status")
+@app.command(epilog="Example: share-worker status")
 def status(json: Json = False) -> None:
     """Show on one screen how it stands: passes, today, who is due, stale claims, cards, and the last 14 share days.
 

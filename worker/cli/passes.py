@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, NoMigrate, card_activity, finish, read_settings, stop_on_signals
+from worker.cli.shell import Json, NoMigrate, card_activity, finish, read_settings, stop_on_signals, watched
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -34,7 +34,7 @@ def run(
 
     Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
     """
-    settings = read_settings(least="error" if quiet else "warning" if sys.stderr.isatty() else None)
+    settings = read_settings(least="error" if quiet else watched())
     if dry_run:
         finish(_dry_run(settings, limit=limit, as_json=json))
     finish(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))

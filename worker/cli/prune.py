@@ -36,7 +36,7 @@ def prune(
 
     Exit code 0: all of it is gone. 1: it was ended, or failed, and says how far it came. 2: wrong usage.
     """
-    settings = read_settings(calm=True)
+    settings = read_settings(least="warning")
     day = _allowed(settings, before)
     plan = asyncio.run(_plan(settings, day))
     nothing = not (plan.attempts or plan.runs)

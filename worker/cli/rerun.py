@@ -20,6 +20,7 @@ from worker.cli.shell import (
     read_settings,
     share_day,
     stop_on_signals,
+    watched,
 )
 from worker.errors import UsageError
 
@@ -96,7 +97,7 @@ def rerun(
         codes=code or [],
         run_id=run,
     )
-    settings = read_settings(least="warning" if sys.stderr.isatty() else None)
+    settings = read_settings(least=watched())
     _require_today(settings, day)
     plan = asyncio.run(_plan(settings, selection, force=force, show=dry_run, as_json=json))
     if dry_run or not plan.counts:

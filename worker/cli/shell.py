@@ -50,6 +50,11 @@ def colors() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
+def watched() -> "LogLevel | None":
+    """The level for a command whose results a person reads, where one watches: only trouble."""
+    return "warning" if sys.stderr.isatty() else None
+
+
 def finish(work: Coroutine[None, None, int]) -> NoReturn:
     """Run a command's work to its end, and exit with its code."""
     raise typer.Exit(asyncio.run(work))
