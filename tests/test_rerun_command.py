@@ -6,29 +6,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, Ended, environment, share_worker, start
+from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
-from worker import database
 from worker.clock import SystemClock
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-
-
-class Later:
-    """The machine's clock, and so much later: for a Linq that has seen its five minutes go by."""
-
-    def __init__(self) -> None:
-        self.by = timedelta()
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.by
 
 
 @pytest.fixture
@@ -49,14 +37,11 @@ async def live(engine: AsyncEngine, linq_clock: Later) -> AsyncIterator[Scene]:
 
 @pytest.fixture
 def settings(live: Scene, database_url: str) -> dict[str, str]:
-    """It is about noon, so that no test is in the middle of two share days."""
-    hours = 12 - datetime.now(UTC).hour
-    zone = f"Etc/GMT{-hours:+d}" if hours else "UTC"
     return {
         "LINQ_API_KEY": KEY,
         "LINQ_BASE_URL": live.base_url,
         "DATABASE_URL": database_url,
-        "SHARE_TIMEZONE": zone,
+        "SHARE_TIMEZONE": zone_where_it_is_noon(),
         "SHARE_CONCURRENCY": "1",
     }
 
@@ -68,15 +53,7 @@ async def this_morning(live: Scene, linq_clock: Later, settings: dict[str, str])
     for chat_id in ("no", "lost"):  # one after the other: the refusal makes the card inactive for the rest
         assert (await share_worker("run", **settings)).code == 0, chat_id
     assert await live.outcomes() == {"good": "shared", "lost": "unknown", "no": "rejected"}
-    linq_clock.by += timedelta(minutes=10)
-    async with database.write(live.engine) as connection:
-        for column in ("claimed_at", "finished_at"):
-            earlier = (
-                f"{column} - interval '10 minutes'"
-                if live.engine.dialect.name == "postgresql"
-                else f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '-10 minutes')"
-            )
-            await connection.execute(text(f"UPDATE share_attempts SET {column} = {earlier}"))  # noqa: S608 -- fixed names
+    await ten_minutes_later(live, linq_clock)
 
 
 def one_line(ended: Ended, code: int) -> str:
