@@ -324,9 +324,15 @@ async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_
         assert await outcomes(one) == {"chat": "unknown"}
 
 
-async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_postgresql: str) -> None:
-    """Another worker, whose clock says yesterday, has called between the look at the candidates and the claim."""
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_postgresql: str, isolation: str) -> None:
+    """Another worker, whose clock says yesterday, has called between the look at the candidates and the claim.
+
+    A database may be set to keep a transaction at what it saw first; a claim must see what came in between.
+    """
     url = database.parse_url(copied_postgresql)
+    with psycopg.connect(copied_postgresql, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = '{isolation}'")
     async with database.opened(url) as engine:
         usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
         async with database.write(engine) as connection:

@@ -284,8 +284,13 @@ def _make_engine(url: URL) -> AsyncEngine:
         engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS})
         _prepare_sqlite(engine.sync_engine)
         return engine
+    # Named, since a database may be set to another one: a claim's second look must see what was committed meanwhile.
     engine = create_async_engine(
-        url, connect_args=dict(POSTGRESQL_OPTIONS), pool_pre_ping=True, pool_timeout=CONNECT_SECONDS
+        url,
+        connect_args=dict(POSTGRESQL_OPTIONS),
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_timeout=CONNECT_SECONDS,
     )
     _prepare_postgresql(engine.sync_engine)
     return engine
