@@ -331,8 +331,8 @@ async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_po
     A database may be set to keep a transaction at what it saw first; a claim must see what came in between.
     """
     url = database.parse_url(copied_postgresql)
-    with psycopg.connect(copied_postgresql, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = '{isolation}'")
+    with psycopg.connect(copied_postgresql, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = '{isolation}'")
     async with database.opened(url) as engine:
         usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
         async with database.write(engine) as connection:

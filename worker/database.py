@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from worker.errors import DatabaseError, SchemaError, UsageError
+from worker.tables import is_utf8, utc_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -305,6 +306,9 @@ def _prepare_sqlite(engine: Engine) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+        # SQLite keeps whatever a partner wrote, of any type; what it cannot tell by itself, the verdict asks of these.
+        connection.create_function("utc_time", 1, utc_text, deterministic=True)
+        connection.create_function("is_utf8", 1, is_utf8, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:

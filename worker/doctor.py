@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database
 from worker.clock import Clock
-from worker.eligibility import Rules, Verdict, as_cards, count_verdicts
+from worker.eligibility import LONGEST_ID, Rules, Verdict, as_cards, count_unfit, count_verdicts
 from worker.errors import WorkerError
 from worker.linq import Linq
-from worker.linq_answers import Card, LinqError
+from worker.linq_answers import Card, LinqError, one_line
 
 State = Literal["ok", "note", "FAIL"]
 
@@ -86,3 +86,16 @@ async def examine_chats(engine: AsyncEngine, rules: Rules, cards: list[Card] | N
         about="chats",
         found=f"{counts.get(Verdict.DUE, 0):,} of {total:,} are due now{f'; {others}' if others else ''}",
     )
+
+
+async def examine_rows(engine: AsyncEngine) -> AsyncIterator[Finding]:
+    """Rows of `chats` that are never shared with because of how they are written."""
+    async with database.read(engine) as connection:
+        unfit = await count_unfit(connection)
+    if unfit.times:
+        written = one_line(unfit.written or "", 40)
+        found = f"{unfit.times:,} have a last_outbound_at that names no time, such as {written!r}; write ISO 8601"
+        yield Finding(state="FAIL", about="chats", found=found)
+    if unfit.ids:
+        found = f"{unfit.ids:,} have an id that is no text of 1 to {LONGEST_ID} characters; write Linq's chat id"
+        yield Finding(state="FAIL", about="chats", found=found)

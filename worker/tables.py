@@ -4,6 +4,7 @@
 `share_attempts` is what holds 'at most once per chat and day': the database refuses a second row, whoever asks.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,11 +31,37 @@ SQLITE_TIME: Final = "%Y-%m-%d %H:%M:%S.%f"
 """How a time is written in SQLite: UTC, and in an order that sorts as text."""
 
 
+_SPACE_BEFORE_ZONE: Final = re.compile(r" +(?=[+-]\d\d:?\d\d$)")
+
+
+def read_time(written: str) -> datetime | None:
+    """The moment that a partner's text names, in UTC: any ISO 8601, in UTC where it names no zone; None: no time."""
+    try:
+        moment = datetime.fromisoformat(_SPACE_BEFORE_ZONE.sub("", written))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def utc_text(written: bytes | None) -> str | None:
+    """The moment that a partner's text names, as the worker would write it in SQLite."""
+    moment = read_time(written.decode("utf-8", "replace")) if written is not None else None
+    return moment.replace(tzinfo=None).isoformat(" ", "microseconds") if moment else None
+
+
+def is_utf8(written: bytes) -> bool:
+    """Whether a text of SQLite's, which it never looks at, can be read as one."""
+    try:
+        written.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment: `timestamptz` on PostgreSQL, text in UTC on SQLite; always aware, in UTC, in Python.
 
-    In SQLite a partner may have written the text, so whatever ISO 8601 allows is read, and a time without a zone is
-    UTC.
+    In SQLite a partner may have written the text: what `read_time` cannot read is None.
     """
 
     impl = DateTime(timezone=True)
@@ -64,8 +91,7 @@ class UtcTime(TypeDecorator[datetime]):
         """Read a moment, in UTC."""
         if value is None:
             return None
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return value.astimezone(UTC) if isinstance(value, datetime) else read_time(str(value))
 
     def coerce_compared_value(self, op: object, value: object) -> "UtcTime":  # noqa: ARG002 -- SQLAlchemy's signature
         """Let comparisons write the other side in the same way."""

@@ -118,6 +118,8 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
                         async for finding in doctor.examine_cards(engine, cards):
                             found(finding)
                     found(await doctor.examine_chats(engine, settings.rules, cards, clock))
+                    async for finding in doctor.examine_rows(engine):
+                        found(finding)
     except WorkerError as error:
         found(doctor.Finding(state="FAIL", about="database", found=str(error)))
     wrong = sum(finding.state == "FAIL" for finding in findings)
