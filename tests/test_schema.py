@@ -1,20 +1,23 @@
 """The schema: what the migrations make is what the models say, on both databases, and it survives being migrated."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import URL, Connection, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import share_worker
+from tests.conftest import plain
 from worker import database
 from worker.errors import DatabaseError, SchemaError, UsageError
 from worker.tables import chats, metadata
@@ -144,6 +147,21 @@ async def test_postgresql_commits_durably_even_where_the_server_would_not(empty_
         await connection.execute(text(f"ALTER DATABASE {url.database} SET synchronous_commit = off"))
     async with database.opened(url) as engine, database.read(engine) as connection:
         assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "on"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_hold_every_word_of_linqs_is_refused(postgresql: URL, encoding: str) -> None:
+    name = f"share_worker_{encoding.lower()}_{os.getpid()}"
+    url = plain(postgresql.set(database=name))
+    with psycopg.connect(plain(postgresql), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            ended = await share_worker("migrate", DATABASE_URL=url)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1
+    assert line.endswith("has another encoding than UTF8; make it with ENCODING 'UTF8' TEMPLATE template0")
 
 
 async def test_a_schema_newer_than_the_code_is_refused_in_one_line(engine: AsyncEngine) -> None:

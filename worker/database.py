@@ -50,6 +50,7 @@ MIGRATION_LOCK: Final = 0x4C696E71
 POSTGRESQL_OPTIONS: Final = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "share-worker",
+    "client_encoding": "utf8",
     # A server that vanished without a word is noticed within a minute instead of hours.
     "keepalives_idle": 20,
     "keepalives_interval": 10,
@@ -323,8 +324,14 @@ def _prepare_postgresql(engine: Engine) -> None:
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        cursor.execute("SELECT current_setting('server_encoding')")
+        encoding = cursor.fetchone()
         cursor.close()
         connection.commit()
+        # Another one cannot hold every word of Linq's, and an answer that cannot be recorded is lost.
+        if encoding != ("UTF8",):
+            msg = f"{shown(engine.url)} has another encoding than UTF8; make it with ENCODING 'UTF8' TEMPLATE template0"
+            raise SchemaError(msg)
 
 
 def _migrations_folder() -> Path:
