@@ -67,6 +67,8 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
+        if not url.isprintable():
+            raise ValueError
     except (ArgumentError, ValueError):
         msg = "DATABASE_URL is not a database URL; it may be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
         raise UsageError(msg) from None
@@ -75,12 +77,27 @@ def parse_url(url: str) -> URL:
             if parsed.database in {None, "", ":memory:"}:
                 msg = "DATABASE_URL names a database in memory, but the ledger must outlast the process; use sqlite:///FILE"
                 raise UsageError(msg)
+            _refuse_options(bool(parsed.query), "none: it may be sqlite:///FILE")
             return parsed.set(drivername="sqlite+aiosqlite")
         case "postgresql" | "postgres" | "postgresql+psycopg":
+            _refuse_options(not set(parsed.query) <= _libpq_keywords(), "PostgreSQL's own, such as sslmode=verify-full")
             return parsed.set(drivername="postgresql+psycopg")
         case other:
             msg = f"DATABASE_URL begins with {other}://, but may begin with sqlite:/// or postgresql://"
             raise UsageError(msg)
+
+
+def _refuse_options(others: bool, allowed: str) -> None:
+    """The driver's Python options are none of a user's: `autocommit` would undo what a transaction is for."""
+    if others:
+        msg = f"DATABASE_URL has an option after its '?' that it may not have; its options may be {allowed}"
+        raise UsageError(msg)
+
+
+def _libpq_keywords() -> set[str]:
+    from psycopg.pq import Conninfo  # noqa: PLC0415 -- a driver that SQLite does without
+
+    return {option.keyword.decode() for option in Conninfo.get_defaults()}
 
 
 def shown(url: URL) -> str:

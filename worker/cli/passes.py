@@ -21,7 +21,7 @@ def run(
         bool,
         typer.Option("--dry-run", help="Call nobody and write nothing; say who would be called, and why others not."),
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Call at most N chats.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, metavar="N", help="Call at most N chats.")] = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something went wrong.")] = False,
     no_migrate: NoMigrate = False,
