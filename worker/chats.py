@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Table, delete, exists, func, select, update
+from sqlalchemy import Table, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,9 +21,11 @@ BATCH: Final = 5_000
 
 async def store_cards(connection: AsyncConnection, cards: Collection[Card], now: datetime) -> None:
     """Keep the account's cards as they were just read: all of them, and no others."""
-    await connection.execute(
-        delete(contact_cards).where(contact_cards.c.phone_number.not_in([card.phone_number for card in cards]))
-    )
+    known = set((await connection.execute(select(contact_cards.c.phone_number))).scalars())
+    # One at a time: a statement that names them all has room for some ten thousand.
+    gone = [{"number": number} for number in sorted(known - {card.phone_number for card in cards})]
+    if gone:
+        await connection.execute(delete(contact_cards).where(contact_cards.c.phone_number == bindparam("number")), gone)
     await _upsert_cards(connection, cards, now)
 
 

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
+from typing import Final
 
 Json = Mapping[str, object]
+
+LONGEST_NUMBER: Final = 100
+"""Characters; E.164 has 16, and what is far longer would not fit into a key."""
 
 
 class ErrorCode(IntEnum):
@@ -236,7 +240,7 @@ def read_list(answer: Json, name: str) -> list[Json]:
 def read_card(item: Json) -> Card | None:
     """A card; None for one without a number. Where Linq does not say that it is active, it is not."""
     number = _text(item, "phone_number")
-    if not number:
+    if not number or len(number) > LONGEST_NUMBER:
         return None
     return Card(
         phone_number=number,
