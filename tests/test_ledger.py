@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.scene import Attempt, Scene
 from worker import database, ledger
-from worker.candidates import Due
+from worker.candidates import Due, Request
 from worker.eligibility import Rules
 from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Trigger
 from worker.tables import chats, contact_cards, runs, share_attempts
@@ -76,6 +76,19 @@ async def test_no_more_is_claimed_than_asked_for_and_in_the_order_of_the_key(
 ) -> None:
     made = await claim(engine, chat_ids[::-1], at_most=7)
     assert [one.chat_id for one in made] == chat_ids[:7]
+
+
+@pytest.mark.parametrize("request_", [None, Request(by="ada", reason="a new photo"), Request(by="ada", reason=None)])
+async def test_who_asked_for_a_call_and_why_is_kept_with_the_claim(
+    engine: AsyncEngine, chat_ids: list[str], request_: Request | None
+) -> None:
+    asked = Due(RULES, request=request_)  # type: ignore[arg-type] # everyone who is due, as if an admin had asked
+    async with database.write(engine) as connection:
+        await ledger.claim(
+            connection, asked, run_id="run", day=RULES.share_day(NOW), now=NOW, among=chat_ids[:1], at_most=1
+        )
+        row = (await connection.execute(select(share_attempts))).one()
+    assert (row.requested_by, row.reason) == ((request_.by, request_.reason) if request_ else (None, None))
 
 
 async def test_a_second_claim_on_the_same_day_is_refused(engine: AsyncEngine, chat_ids: list[str]) -> None:
@@ -245,6 +258,8 @@ async def test_released_claims_are_due_again_and_others_are_left_alone(
     never_committed = replace(made[3], chat_id="chat-20")
     async with database.write(engine) as connection:
         await ledger.release(connection, [*made[:2], never_committed], why="nothing was sent", now=NOW)
+        row = (await connection.execute(select(share_attempts).where(share_attempts.c.chat_id == "chat-01"))).one()
+    assert (row.error_message, row.finished_at) == ("nothing was sent", NOW)
     assert await outcomes(engine) == {
         "chat-00": "shared",
         "chat-01": "unsent",
@@ -350,3 +365,14 @@ async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_po
                     )
 
         assert await claim(engine, ["chat"]) == []
+
+
+async def test_the_candidates_are_read_a_window_at_a_time_each_once(engine: AsyncEngine, chat_ids: list[str]) -> None:
+    windows = []
+    after: str | None = ""
+    async with database.read(engine) as connection:
+        while after is not None:
+            window = await Due(RULES).read_ahead(connection, NOW, after=after, at_most=12)
+            windows.append(window.ids)
+            after = window.after
+    assert windows == [chat_ids[:12], chat_ids[12:24], chat_ids[24:]]
