@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.leaks import leak
+
 ROOT = Path(__file__).parent.parent
 KEY = "simulated-key"
 
@@ -45,10 +47,12 @@ async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int |
 
 
 async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
-    """Wait for a command's end; `told` is what it reads on stdin."""
+    """Wait for a command's end, and see that no secret is in what it said; `told` is what it reads on stdin."""
     out, err = await process.communicate(told)
     assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+    ended = Ended(process.returncode, out.decode(), err.decode())
+    assert leak(ended.out, ended.err) is None
+    return ended
 
 
 async def share_worker(*words: str, **settings: str) -> Ended:

@@ -6,16 +6,18 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY
+from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
 from tests.scene import Scene
 from worker import database
 from worker.clock import SystemClock
@@ -61,6 +63,23 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """No secret in what any test prints or logs."""
+    report = yield
+    judge(report)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_an_event(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nor in what a test catches of the log, before secrets are replaced in it: that is the last line of defence."""
+    monkeypatch.setattr(structlog.testing, "LogCapture", WatchedLogCapture)
+    WatchedLogCapture.seen.clear()
+    yield
+    assert leak(*map(str, WatchedLogCapture.seen)) is None
+
+
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock()
@@ -78,7 +97,7 @@ def postgresql() -> Iterator[URL]:
     folder = Path(tempfile.mkdtemp(prefix="sw-pg-"))
     server = get_server(folder, cleanup_mode="stop")
     try:
-        yield make_url(server.get_uri())
+        yield make_url(server.get_uri()).set(password=PASSWORD)
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

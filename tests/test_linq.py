@@ -765,6 +765,8 @@ async def test_a_health_that_is_not_told_is_not_known(health: object, clock: Han
         ("", None),
         ("0", None),
         ("2026-13-40T99:99:99Z", None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:00:00-14:00", None),
     ],
 )
 async def test_times_are_read_with_their_zone(text: str, moment: datetime | None, clock: HandClock) -> None:

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.commands import KEY, Ended, finish, share_worker, start
+from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import database
 from worker.asgi import serving_app
@@ -42,6 +43,7 @@ class Served:
         assert stderr is not None
         while line := (await stderr.readline()).decode():
             assert line.startswith("{"), line
+            assert leak(line) is None
             event: dict[str, object] = json.loads(line)
             self.events.append(event)
             if event["event"] == name and all(event.get(field) == value for field, value in fields.items()):
@@ -50,7 +52,9 @@ class Served:
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient() as client:
-            return await client.get(self.url + path)
+            answer = await client.get(self.url + path)
+        assert leak(answer.text, str(answer.headers)) is None
+        return answer
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> Ended:
         self.process.send_signal(number)

@@ -305,9 +305,9 @@ def _time(item: Json, name: str) -> datetime | None:
     value = _text(item, name)
     try:
         moment = datetime.fromisoformat(value) if value else None
-    except ValueError:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None
+    except (ValueError, OverflowError):  # no time at all, or one that UTC has no year for
         return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
 
 
 def excerpt(body: bytes) -> str:
