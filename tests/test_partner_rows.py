@@ -15,9 +15,10 @@ from tests.commands import KEY, share_worker
 from tests.conftest import START
 from tests.scene import LINE, Scene
 from worker import database
-from worker.eligibility import LONGEST_ID, Rules, as_cards, count_verdicts
+from worker.eligibility import Rules, as_cards, count_verdicts
 from worker.ledger import RunStatus
 from worker.tables import chats, read_time, share_attempts
+from worker.written import LONGEST_ID
 
 GOOD = "2026-03-10 07:00:00"
 ANY = Rules()
@@ -266,3 +267,20 @@ async def test_check_names_endless_times(scene: Scene, database_url: str) -> Non
     write(scene.engine, ("one", LINE, "iMessage", False, "infinity"))
     ended = await share_worker("check", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url)
     assert "FAIL  chats     1 have a last_outbound_at that names no time, such as 'infinity'" in ended.out
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("written", UNREADABLE[:-1])
+async def test_explain_reads_a_time_that_names_none(scene: Scene, database_url: str, written: object) -> None:
+    write(scene.engine, ("one", LINE, "iMessage", 0, written))
+    ended = await share_worker("explain", "one", LINQ_API_KEY=KEY, DATABASE_URL=database_url)
+    assert ended.code == 0
+    assert "no outbound message" in ended.out
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_explain_reads_an_endless_time(scene: Scene, database_url: str) -> None:
+    write(scene.engine, ("one", LINE, "iMessage", False, "infinity"))
+    ended = await share_worker("explain", "one", LINQ_API_KEY=KEY, DATABASE_URL=database_url)
+    assert ended.code == 0
+    assert "no outbound message" in ended.out

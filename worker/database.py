@@ -11,10 +11,11 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import URL, Connection, Engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -334,8 +335,23 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 
 def _prepare_postgresql(engine: Engine) -> None:
+    from psycopg import DataError  # noqa: PLC0415 -- a driver that SQLite does without
+    from psycopg.types.datetime import TimestamptzLoader  # noqa: PLC0415 -- the same
+
+    class EndlessIsNone(TimestamptzLoader):
+        """Reads `infinity`, and what lies beyond the year 9999, as no time: Python has none for it."""
+
+        def load(self, data: bytes | bytearray | memoryview) -> datetime | None:  # type: ignore[override] # None too
+            try:
+                return super().load(data)
+            except DataError:
+                return None
+
     @event.listens_for(engine, "connect")
-    def on_connect(connection: "psycopg.Connection", _record: object) -> None:
+    def on_connect(connection: "psycopg.Connection", record: PoolProxiedConnection) -> None:
+        driver: psycopg.AsyncConnection | None = record.driver_connection
+        if driver is not None:
+            driver.adapters.register_loader("timestamptz", EndlessIsNone)
         # A server set to 'off' may forget a committed claim in a crash; a claim must be on disk before its call.
         cursor = connection.cursor()
         cursor.execute(

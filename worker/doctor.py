@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import chats, database
 from worker.clock import Clock
-from worker.eligibility import LONGEST_ID, Rules, Verdict, as_cards, count_unfit, count_verdicts
+from worker.eligibility import Rules, Verdict, as_cards, count_verdicts
 from worker.errors import WorkerError
 from worker.linq import Linq
 from worker.linq_answers import Card, LinqError, one_line
+from worker.written import LONGEST_ID, count_unfit
 
 State = Literal["ok", "note", "FAIL"]
 

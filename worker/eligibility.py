@@ -19,7 +19,6 @@ from sqlalchemy import (
     Text,
     and_,
     case,
-    cast,
     column,
     exists,
     false,
@@ -31,11 +30,9 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
-from worker.tables import UtcTime, chats, contact_cards, share_attempts
+from worker.tables import chats, contact_cards, share_attempts
+from worker.written import no_id, utc
 
 
 class Verdict(StrEnum):
@@ -119,9 +116,6 @@ def meaning(ruling: str) -> str:
 LINQ_PAUSE: Final = timedelta(minutes=5)
 """Linq takes one share per chat in this time (Linq's reference of the share call)."""
 
-LONGEST_ID: Final = 500
-"""Characters; Linq's ids have 36. A longer one fits into no URL or no key."""
-
 NOT_CALLED: Final = "unsent"
 NOT_SHARED: Final = ("unsent", "rejected")
 """Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap."""
@@ -184,9 +178,9 @@ def _of_chat_and_card(cards: FromClause) -> list[tuple[Verdict, ColumnElement[bo
     """What no share can do without."""
     return [
         (Verdict.PAUSED, chats.c.paused_at.is_not(None)),
-        (Verdict.MISSING, or_(chats.c.missing_at.is_not(None), _no_id(chats.c.id))),
+        (Verdict.MISSING, or_(chats.c.missing_at.is_not(None), no_id(chats.c.id))),
         (Verdict.NOT_IMESSAGE, func.lower(func.coalesce(chats.c.service, "")) != "imessage"),
-        (Verdict.NO_OUTBOUND, _utc(chats.c.last_outbound_at).is_(None)),
+        (Verdict.NO_OUTBOUND, utc(chats.c.last_outbound_at).is_(None)),
         (Verdict.OPTED_OUT, func.upper(func.coalesce(chats.c.health_status, "")) == "OPTED_OUT"),
         (Verdict.NO_CARD, cards.c.phone_number.is_(None)),
         (Verdict.CARD_INACTIVE, cards.c.is_active.is_not(True)),
@@ -204,7 +198,7 @@ def _of_choice(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement
     if rules.max_per_chat:
         found.append((Verdict.CAP_REACHED, _shares(rules.max_per_chat) >= rules.max_per_chat))
     if rules.active_days:
-        found.append((Verdict.DORMANT, _utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days)))
+        found.append((Verdict.DORMANT, utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days)))
     if not rules.include_groups:
         found.append((Verdict.GROUP_EXCLUDED, chats.c.is_group.is_not(False)))
     return found
@@ -269,27 +263,6 @@ async def count_verdicts(
     return {name: counts[name] for name in Verdict if name in counts}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unfit:
-    """How many rows of `chats` can never be due as they are written."""
-
-    ids: int
-    times: int
-    """Whose `last_outbound_at` names no moment."""
-    written: str | None
-    """One such time."""
-
-
-async def count_unfit(connection: AsyncConnection) -> Unfit:
-    """Look for rows whose id or time cannot be read."""
-    at = chats.c.last_outbound_at
-    no_time = and_(at.is_not(None), _utc(at).is_(None))
-    written = func.max(case((no_time, cast(at, Text))))
-    counts = select(func.count().filter(_no_id(chats.c.id)), func.count().filter(no_time), written)
-    ids, times, example = (await connection.execute(counts.select_from(chats))).one()
-    return Unfit(ids=ids, times=times, written=example)
-
-
 def _called_on(day: date) -> ColumnElement[bool]:
     attempt = share_attempts.alias("today")
     return exists().where(attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED)
@@ -348,51 +321,6 @@ def _shares(enough: int) -> ColumnElement[int]:
         .subquery()
     )
     return select(func.count()).select_from(some).scalar_subquery()
-
-
-class _utc(FunctionElement[datetime]):  # noqa: N801 -- named as SQL functions are
-    """A partner's own time column, made comparable; null where it names no moment.
-
-    SQLite holds whatever was written: text that SQLite itself reads as a date and a time, or that `utc_time` can read
-    (`worker.database` puts it there). PostgreSQL holds infinities.
-    """
-
-    type = UtcTime()
-    inherit_cache = True
-
-
-@compiles(_utc)
-def _compile_utc(element: _utc, compiler: SQLCompiler, **options: object) -> str:
-    column_ = compiler.process(element.clauses, **options)
-    return f"CASE WHEN isfinite({column_}) THEN {column_} END"
-
-
-@compiles(_utc, "sqlite")
-def _compile_utc_sqlite(element: _utc, compiler: SQLCompiler, **options: object) -> str:
-    column_ = compiler.process(element.clauses, **options)
-    readable = f"{column_} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9][T ]*' AND julianday({column_}) IS NOT NULL"
-    return (
-        f"CASE WHEN {readable} THEN strftime('%Y-%m-%d %H:%M:%f', {column_}) ELSE utc_time(CAST({column_} AS BLOB)) END"
-    )
-
-
-class _no_id(FunctionElement[bool]):  # noqa: N801 -- named as SQL functions are
-    """Whether what stands in a chat's place for an id can be none: empty, endless, or on SQLite no text at all."""
-
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(_no_id)
-def _compile_no_id(element: _no_id, compiler: SQLCompiler, **options: object) -> str:
-    return f"(char_length({compiler.process(element.clauses, **options)}) NOT BETWEEN 1 AND {LONGEST_ID})"
-
-
-@compiles(_no_id, "sqlite")
-def _compile_no_id_sqlite(element: _no_id, compiler: SQLCompiler, **options: object) -> str:
-    id_ = compiler.process(element.clauses, **options)
-    garbled = f"({id_} GLOB '*[^ -~]*' AND NOT is_utf8(CAST({id_} AS BLOB)))"
-    return f"(typeof({id_}) <> 'text' OR length({id_}) NOT BETWEEN 1 AND {LONGEST_ID} OR {garbled})"
 
 
 def _name(word: Verdict | Again) -> ColumnElement[str]:
