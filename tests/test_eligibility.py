@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import database
 from worker.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, source, verdict
+from worker.settings import Settings
 from worker.tables import chats, contact_cards, share_attempts
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -263,3 +264,33 @@ async def test_whole_tables_and_counts_agree(engine: AsyncEngine) -> None:
     async with database.read(engine) as connection:
         counts = await count_verdicts(connection, Rules(), NOW)
     assert counts == {Verdict.NOT_IMESSAGE: 60, Verdict.DUE: 30}
+
+
+async def test_dormant_begins_after_the_last_active_moment(engine: AsyncEngine) -> None:
+    await add(engine, [row("chat", last_outbound_at=NOW - 10 * DAY)])
+    assert await only(engine, Rules(active_days=10)) == "due"
+    assert await only(engine, Rules(active_days=10), NOW + timedelta(milliseconds=1)) == "dormant"
+
+
+async def test_without_any_card_no_line_has_one(engine: AsyncEngine) -> None:
+    """Also one that a partner left empty."""
+    await add(engine, [row("chat", from_number=""), row("other")])
+    async with database.read(engine) as connection:
+        counts = await count_verdicts(connection, Rules(), NOW, cards=as_cards({}))
+    assert counts == {Verdict.NO_CARD: 2}
+
+
+async def test_what_a_run_attempted_today_is_left_out_of_its_count_and_nothing_else(engine: AsyncEngine) -> None:
+    attempts = [
+        attempt("mine", TODAY, "shared", NOW),
+        attempt("mine-yesterday", TODAY - DAY, "shared", NOW - 20 * timedelta(hours=1)),
+        attempt("others", TODAY, "shared", NOW) | {"run_id": "another run"},
+    ]
+    await add(engine, [row(chat_id) for chat_id in ("mine", "mine-yesterday", "others", "never")], attempts)
+    async with database.read(engine) as connection:
+        counts = await count_verdicts(connection, Rules(), NOW, without_run="run")
+    assert counts == {Verdict.ALREADY_TODAY: 1, Verdict.DUE: 2}
+
+
+def test_the_rules_without_settings_are_those_of_the_settings() -> None:
+    assert replace(Settings().rules, timezone=UTC) == Rules()

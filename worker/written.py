@@ -62,9 +62,8 @@ def _compile_utc(element: utc, compiler: SQLCompiler, **options: object) -> str:
 def _compile_utc_sqlite(element: utc, compiler: SQLCompiler, **options: object) -> str:
     column_ = compiler.process(element.clauses, **options)
     readable = f"{column_} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9][T ]*' AND julianday({column_}) IS NOT NULL"
-    return (
-        f"CASE WHEN {readable} THEN strftime('%Y-%m-%d %H:%M:%f', {column_}) ELSE utc_time(CAST({column_} AS BLOB)) END"
-    )
+    moment = f"strftime('%Y-%m-%d %H:%M:%f000', {column_})"  # to the microsecond, as the worker's own times are written
+    return f"CASE WHEN {readable} THEN {moment} ELSE utc_time(CAST({column_} AS BLOB)) END"
 
 
 class no_id(FunctionElement[bool]):  # noqa: N801 -- named as SQL functions are
