@@ -1,12 +1,13 @@
 """`pause` and `resume`, as an admin meets them: by id, from stdin, for a whole line, beside a running pass."""
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Text, cast, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, fed, finish, one_line, share_worker, start
@@ -23,6 +24,7 @@ from worker.tables import chats
 
 OTHER = "+15550100002"
 CHATS = 120
+CROWD = 60_000
 
 
 async def paused(scene: Scene) -> dict[str, tuple[datetime | None, str | None]]:
@@ -214,3 +216,28 @@ async def test_a_pause_is_in_force_at_once_for_a_pass_that_runs(slow: Scene, dat
     assert run["status"] == "completed"
     assert run["tally"]["shared"] == len(slow.called()) < CHATS
     assert run["tally"]["shared"] + run["tally"]["skipped"]["paused"] == CHATS
+
+
+async def test_a_signal_ends_it_between_two_batches_and_it_says_how_far_it_came(
+    live: Scene, settings: dict[str, str]
+) -> None:
+    numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < CROWD - 1))
+    values = select(literal("chat-") + cast(numbers.c.n, Text), literal(LINE))
+    async with database.write(live.engine) as connection:
+        await connection.execute(insert(chats).from_select(["id", "from_number"], values))
+
+    async def count_paused() -> int:
+        async with database.read(live.engine) as connection:
+            return (await pauses.count_line(connection, LINE)).paused
+
+    process = await start("pause", "--line", LINE, "--yes", **settings)
+    while not await count_paused():
+        pass
+    process.send_signal(signal.SIGTERM)
+    ended = await finish(process)
+    done = await count_paused()
+    assert 0 < done < CROWD
+    assert ended.code == 1
+    assert words(ended.out) == [["paused", f"{done:,}", *State.PAUSED.meaning.split()], ["chats", f"{done:,}"]]
+    assert f"share-worker: it was told to stop; {done:,} chats are done, the others are not\n" in ended.err

@@ -9,7 +9,7 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Text, cast, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import finish, one_line, share_worker, start
@@ -20,7 +20,7 @@ from tests.test_rerun_command import answered
 from worker import database, ledger, prune
 from worker.eligibility import Rules
 from worker.prune import Removed, latest_allowed, make_plan, remove
-from worker.tables import chats, contact_cards, runs, share_attempts
+from worker.tables import UtcTime, chats, contact_cards, runs, share_attempts
 
 DAY = timedelta(days=1)
 ZONES = [ZoneInfo(name) for name in ("UTC", "Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago")]
@@ -187,12 +187,16 @@ async def test_the_service_finds_in_the_runs_what_it_found_before(engine: AsyncE
 
 
 async def many(engine: AsyncEngine, now: datetime, *, attempts: int) -> date:
-    """So many old attempts on a few days; the first day that is allowed."""
+    """So many old attempts on four days; the first day that is allowed."""
     days = [(now - back * DAY).date() for back in range(10, 14)]
-    rows = [attempt(f"chat-{n:06}", days[n % 4], "shared", now - 10 * DAY) for n in range(attempts)]
+    numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < attempts // 4 - 1))
+    names = ["chat_id", "share_day", "sequence", "outcome", "run_id", "claimed_at"]
     async with database.write(engine) as connection:
-        for first in range(0, attempts, 5000):
-            await connection.execute(insert(share_attempts), rows[first : first + 5000])
+        for day in days:
+            chat_id = literal("chat-") + cast(numbers.c.n, Text)
+            values = (literal(day), literal(0), literal("shared"), literal("run"), literal(now - 10 * DAY, UtcTime()))
+            await connection.execute(insert(share_attempts).from_select(names, select(chat_id, *values)))
         await connection.execute(insert(runs), [run_row(f"run-{n}", days[0], now - (20 - n) * DAY) for n in range(5)])
     return latest_allowed(Rules(), now)
 
@@ -326,14 +330,14 @@ async def test_a_running_pass_gets_its_turn_beside_it(live: Scene, settings: dic
 
 
 async def test_a_signal_ends_it_between_two_batches(live: Scene, settings: dict[str, str]) -> None:
-    before = (await many(live.engine, datetime.now(UTC), attempts=30_000)).isoformat()
+    before = (await many(live.engine, datetime.now(UTC), attempts=60_000)).isoformat()
     process = await start("prune", "--before", before, "--yes", **settings)
-    while await count_old(live.engine) == 30_000:
+    while await count_old(live.engine) == 60_000:
         pass
     process.send_signal(signal.SIGTERM)
     ended = await finish(process)
     left = await count_old(live.engine)
-    assert 0 < left < 30_000
+    assert 0 < left < 60_000
     assert ended.code == 1
-    assert ended.out.endswith(f"Removed {30_000 - left:,} attempts and 0 runs.\n")
+    assert ended.out.endswith(f"Removed {60_000 - left:,} attempts and 0 runs.\n")
     assert ended.err == "share-worker: it was told to stop before all was gone; run it again for the rest\n"

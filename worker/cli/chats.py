@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, Yes, chat_ids, confirm, finish, os_user, read_settings, watched
+from worker.cli.shell import Json, Yes, chat_ids, confirm, finish, os_user, read_settings, stop_on_signals, watched
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ async def _work(
     told: list[Told] = []
     counts: Counter[pauses.State] = Counter()
     broken: SQLAlchemyError | None = None
+    complete = False
+    stop = stop_on_signals()
     with database.one_line_errors(url):
         async with database.opened(url) as engine:
             await database.require_current_schema(engine)
@@ -128,6 +130,10 @@ async def _work(
                 async for batch in batches:
                     counts.update(one.state for one in batch)
                     told += batch if line is None else []
+                    if stop.is_set():
+                        break
+                else:
+                    complete = True
             except SQLAlchemyError as error:
                 broken = error
     event = "chats.paused" if verb == "pause" else "chats.resumed"
@@ -137,6 +143,9 @@ async def _work(
     if broken is not None:
         msg = f"{database.describe(broken, url)}; {sum(counts.values()):,} chats are done, the others are not"
         raise WorkerError(msg) from broken
+    if not complete:
+        msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
+        raise WorkerError(msg)
     if unknown := counts[pauses.State.UNKNOWN]:
         msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown; the others are done"
         raise WorkerError(msg)
