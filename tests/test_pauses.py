@@ -47,7 +47,7 @@ async def test_a_paused_chat_is_left_alone_until_it_is_resumed(live: Scene, sett
     assert since is not None
     assert reason == "asked us to stop"
     line = words(ended.out)[1]
-    assert line == ["annoyed", "paused", *f"{since:%Y-%m-%d %H:%M:%S} UTC asked us to stop".split()]
+    assert line == ["annoyed", "paused", *f"{since:%Y-%m-%d %H:%M:%S}+00 asked us to stop".split()]
     run = json.loads((await share_worker("run", "--json", **settings)).out)
     assert run["tally"]["skipped"] == {"paused": 1}
     assert live.called() == ["fine"]

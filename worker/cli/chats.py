@@ -158,6 +158,7 @@ def _print(
     from worker import report
     from worker.columns import print_columns
     from worker.linq_answers import one_line
+    from worker.moments import exact
     from worker.pauses import State
 
     found = {state: counts[state] for state in State if counts[state]}
@@ -173,7 +174,7 @@ def _print(
             (
                 one.chat_id,
                 one.state.value,
-                f"{one.since.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}" if one.since else "",
+                exact(one.since, zone) if one.since else "",
                 one_line(one.reason or ""),
             )
             for one in told
