@@ -173,6 +173,19 @@ async def test_a_run_that_cannot_be_written_down_is_not_begun(scene: Scene, stat
 
 
 @postgresql_only
+async def test_a_run_whose_row_hangs_is_not_begun(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(scene)
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.5)
+    with admin(scene.engine) as intruder, intruder.transaction():
+        intruder.execute("LOCK TABLE runs")
+        with pytest.raises(DatabaseError, match=r"no answer within 0.5 s"), database.one_line_errors(scene.engine.url):
+            await scene.one_pass()
+    assert scene.account.requests["list_cards"] == 0
+    monkeypatch.setattr(database, "WRITE_SECONDS", 60.0)
+    await come_round(scene)
+
+
+@postgresql_only
 async def test_a_server_that_becomes_read_only_in_the_middle_ends_the_pass(scene: Scene) -> None:
     """As after a failover to a replica: the connections end, and the next ones may only read."""
     await fill(scene)
