@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export PYTHON
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: demo test check lint format lock clean
+.PHONY: demo test check lint format lock audit mutants clean
 .DEFAULT_GOAL := check
 
 demo:
@@ -39,6 +39,17 @@ lock:
 		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements.lock
 	echo hatchling | .venv/bin/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements-build.lock
+
+# Asks a public service of advisories about what a deployment installs; fails if one is known, or it cannot be asked.
+audit:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pip install --quiet pip-audit
+	.venv/bin/pip-audit --strict --disable-pip --requirement requirements.lock
+
+# Breaks the modules that hold the promise, change by change, and sees whether a test notices. Takes hours.
+mutants:
+	@scripts/setup.sh dev
+	nice .venv/bin/python scripts/mutants.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
