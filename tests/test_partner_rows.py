@@ -18,7 +18,7 @@ from worker import database
 from worker.eligibility import Rules, as_cards, count_verdicts
 from worker.ledger import RunStatus
 from worker.tables import chats, read_time, share_attempts
-from worker.written import LONGEST_ID
+from worker.written import LONGEST_ID, Unfit, count_unfit
 
 GOOD = "2026-03-10 07:00:00"
 ANY = Rules()
@@ -243,6 +243,21 @@ async def test_where_groups_are_excluded_only_what_says_no_is_none(
 
 
 # It is said
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_rows_that_can_never_be_due_are_counted_and_no_others(scene: Scene) -> None:
+    write(
+        scene.engine,
+        ("one", LINE, "iMessage", 0, "last tuesday"),
+        ("", LINE, "iMessage", 0, 1773127815),
+        ("x" * (LONGEST_ID + 1), LINE, "iMessage", 0, GOOD),
+        (b"blob", LINE, "iMessage", 0, None),
+        ("good", LINE, "iMessage", 0, GOOD),
+        ("new", LINE, "iMessage", 0, None),
+    )
+    async with database.read(scene.engine) as connection:
+        assert await count_unfit(connection) == Unfit(ids=3, times=2, written="last tuesday")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
