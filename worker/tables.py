@@ -49,13 +49,12 @@ def utc_text(written: bytes | None) -> str | None:
     return moment.replace(tzinfo=None).isoformat(" ", "microseconds") if moment else None
 
 
-def is_utf8(written: bytes) -> bool:
-    """Whether a text of SQLite's, which it never looks at, can be read as one."""
+def is_utf8(written: bytes | None) -> bool:
+    """Whether a text of SQLite's, which it never looks at, can be read as one; of nothing (a join's) it cannot."""
     try:
-        written.decode()
+        return written is not None and written.decode() is not None
     except UnicodeDecodeError:
         return False
-    return True
 
 
 class UtcTime(TypeDecorator[datetime]):
