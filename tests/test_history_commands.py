@@ -6,7 +6,6 @@ import io
 import json
 import re
 import signal
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -144,16 +143,30 @@ async def test_explain_of_an_unknown_id_names_the_one_that_was_meant(settings: d
     assert one_line(await share_worker("explain", "cccc", **settings), 2).endswith(f"did you mean {GONE}?")
 
 
-async def test_a_time_that_is_none_is_named_in_one_line(sqlite_template: Path, tmp_path: Path) -> None:
-    """SQLite takes whatever text a partner's SQL writes."""
-    file = tmp_path / "odd.db"
-    file.write_bytes(sqlite_template.read_bytes())
-    with sqlite3.connect(file) as connection:
-        connection.execute("INSERT INTO chats (id, from_number, last_outbound_at) VALUES ('odd', '+1555', 'last week')")
-    connection.close()
-    line = one_line(await share_worker("explain", "odd", DATABASE_URL=f"sqlite:///{file}"), 1)
-    assert "the row of chat odd in 'chats'" in line
-    assert "'last week'" in line
+async def test_explain_shows_what_stands_in_a_times_place_and_names_none(
+    engine: AsyncEngine, settings: dict[str, str]
+) -> None:
+    """SQLite takes whatever text a partner's SQL writes, PostgreSQL its own endless times."""
+    written = "last week" if engine.dialect.name == "sqlite" else "-infinity"
+    async with database.write(engine) as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO chats (id, from_number, service, last_outbound_at) VALUES ('odd', '+1', 'iMessage', :at)"
+            ),
+            {"at": written},
+        )
+        await connection.execute(
+            text("INSERT INTO chats (id, from_number, paused_at) VALUES ('stopped', '+1', :at)"), {"at": written}
+        )
+    ended = await share_worker("explain", "odd", **settings)
+    assert (ended.code, ended.err) == (0, "")
+    assert "  is_group          no\n" in ended.out
+    assert f"  last_outbound_at  '{written}' names no time\n" in ended.out
+    assert re.search(rf"^> +no_outbound +yes +'{written}' names no time ", ended.out, re.MULTILINE)
+    document = json.loads((await share_worker("explain", "stopped", "--json", **settings)).out)
+    assert document["verdict"] == "paused"
+    assert document["chat"]["paused_at"] is None
+    assert document["unreadable"] == {"paused_at": written}
 
 
 # attempts

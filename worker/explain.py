@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import RowMapping, Select, func, select
+from sqlalchemy import Column, Label, RowMapping, Select, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.eligibility import NOT_CALLED, NOT_SHARED, Rules, Verdict, rules_in_order, source, verdict
-from worker.errors import WorkerError
 from worker.history import Attempt, latest_attempts
-from worker.moments import exact, minute
+from worker.moments import exact, minute, no_time
 from worker.schedule import Schedule
-from worker.tables import chats, contact_cards, share_attempts
+from worker.tables import UtcTime, chats, contact_cards, share_attempts
+from worker.written import utc
 
 ATTEMPTS_SHOWN: Final = 10
 
@@ -82,6 +82,8 @@ class Explanation:
     now: datetime
     share_day: date
     chat: Mapping[str, object] | None
+    unreadable: Mapping[str, str]
+    """The columns of `chat` whose text names no time, which are None there."""
     card: Mapping[str, object] | None
     judgement: Judgement | None
     calls: Calls
@@ -91,24 +93,20 @@ class Explanation:
 async def explain(
     connection: AsyncConnection, rules: Rules, schedule: Schedule, chat_id: str, now: datetime
 ) -> Explanation | None:
-    """Everything about a chat at a moment; None where neither the table nor the ledger knows it.
-
-    Raises:
-        WorkerError: the row of the chat holds a time that cannot be read.
-    """
+    """Everything about a chat at a moment; None where neither the table nor the ledger knows it."""
     calls = await _calls(connection, chat_id)
-    try:
-        chat = await _row(connection, chats.select().where(chats.c.id == chat_id))
-    except ValueError as error:
-        msg = f"the row of chat {chat_id} in 'chats' holds a time that is none, as ISO 8601 has it: {error}"
-        raise WorkerError(msg) from error
+    chat = await _row(connection, _READ.where(chats.c.id == chat_id))
+    written = await _row(connection, _WRITTEN.where(chats.c.id == chat_id)) or {}
     if chat is None and not calls.outcomes:
         return None
     attempts = await latest_attempts(connection, chat_id, ATTEMPTS_SHOWN)
-    card, judgement = None, None
+    card, judgement, unreadable = None, None, {}
     if chat is not None:
+        unreadable = {name: str(text) for name, text in written.items() if text is not None and chat[name] is None}
         card = await _row(connection, contact_cards.select().where(contact_cards.c.phone_number == chat["from_number"]))
-        facts = _facts(chat, card, calls=calls, attempts=attempts, rules=rules, today=rules.share_day(now))
+        facts = _facts(
+            chat, card, unreadable=unreadable, calls=calls, attempts=attempts, rules=rules, today=rules.share_day(now)
+        )
         judgement = await _judge(
             connection, rules, schedule=schedule, chat_id=chat_id, now=now, calls=calls, facts=facts
         )
@@ -117,6 +115,7 @@ async def explain(
         now=now,
         share_day=rules.share_day(now),
         chat=chat,
+        unreadable=unreadable,
         card=card,
         judgement=judgement,
         calls=calls,
@@ -190,6 +189,19 @@ async def _row(connection: AsyncConnection, statement: Select[*tuple[object, ...
     return None if row is None else {str(name): value for name, value in row.items()}
 
 
+def _as_the_rules_read(column: Column[object]) -> Column[object] | Label[datetime] | Label[bool]:
+    if isinstance(column.type, UtcTime):
+        return utc(column).label(column.name)
+    return column.is_not(False).label(column.name) if column is chats.c.is_group else column
+
+
+# Whatever a partner wrote into the row; and its times as they were written, for those that name none.
+_READ: Final = select(*map(_as_the_rules_read, chats.c))
+_WRITTEN: Final = select(
+    *(cast(column, Text).label(column.name) for column in chats.c if isinstance(column.type, UtcTime))
+)
+
+
 async def _calls(connection: AsyncConnection, chat_id: str) -> Calls:
     attempt = share_attempts.c
     statement = (
@@ -212,6 +224,7 @@ def _facts(
     chat: Mapping[str, object],
     card: Mapping[str, object] | None,
     *,
+    unreadable: Mapping[str, str],
     calls: Calls,
     attempts: Sequence[Attempt],
     rules: Rules,
@@ -221,10 +234,12 @@ def _facts(
 
     def when(name: str, otherwise: str) -> str:
         moment = chat[name]
+        if name in unreadable:
+            return no_time(unreadable[name])
         return exact(moment, rules.timezone) if isinstance(moment, datetime) else otherwise
 
     paused = when("paused_at", "not paused")
-    if chat["paused_at"] and chat["paused_reason"]:
+    if chat["paused_reason"] and (chat["paused_at"] or "paused_at" in unreadable):
         paused = f"{paused}: {chat['paused_reason']}"
     outbound = when("last_outbound_at", "no outbound message")
     of_today = [

@@ -10,7 +10,7 @@ from worker.columns import column_lines, labelled, one_line
 from worker.eligibility import Rules, Verdict
 from worker.explain import Explanation, Judgement
 from worker.history import Attempt
-from worker.moments import both, exact, span
+from worker.moments import both, exact, no_time, span
 
 NEEDED: Final = {
     Verdict.PAUSED: "it is resumed",
@@ -37,7 +37,8 @@ def explanation_lines(explained: Explanation, rules: Rules, *, wide: int | None)
     if explained.chat is None:
         yield "  Not in the table 'chats', so nobody calls it; the ledger remembers it."
     else:
-        yield from _fields(explained.chat, zone, wide, without="id")
+        told = {**explained.chat, **{name: no_time(written) for name, written in explained.unreadable.items()}}
+        yield from _fields(told, zone, wide, without="id")
         yield from _card_lines(explained, zone, wide)
     if explained.judgement is not None:
         yield from _judgement_lines(explained, explained.judgement, rules, wide)
@@ -54,6 +55,7 @@ def explanation_document(explained: Explanation, rules: Rules) -> dict[str, obje
         "share_day": explained.share_day,
         "timezone": str(rules.timezone),
         "chat": explained.chat,
+        "unreadable": explained.unreadable,
         "card": explained.card,
         "verdict": judgement and judgement.verdict,
         "rules": judgement

@@ -21,6 +21,11 @@ def both(moment: datetime, zone: tzinfo) -> str:
     return here if here == there else f"{here} = {there}"
 
 
+def no_time(written: str) -> str:
+    """What stands in a time's place and names none."""
+    return f"{written!r} names no time"
+
+
 def span(length: timedelta) -> str:
     """How long something took: `38 ms`, `1.7 s`, `0:02:31`."""
     seconds = length.total_seconds()
