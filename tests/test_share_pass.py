@@ -495,6 +495,32 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
     assert frozen_for <= timedelta(minutes=1), "a stale claim was given back and made anew before the call"
 
 
+async def test_a_worker_that_was_frozen_while_it_connected_gives_the_claim_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that sleeps in the middle of a connection's making: the claim was fresh when the call began."""
+    ids = await add_chats(scene, 2)
+    scene.base_url = scene.base_url.replace("127.0.0.1", "localhost")
+    loop = asyncio.get_running_loop()
+    resolve, lookups = loop.getaddrinfo, 0
+
+    async def sleep_in_the_second_lookup(*where: object, **options: object) -> object:
+        nonlocal lookups
+        lookups += 1
+        if lookups == 2:  # the first one was for the cards, whose connection one of the two calls takes
+            await until(lambda: len(scene.called()) == 1)
+            scene.clock.move(seconds=61)
+        return await resolve(*where, **options)  # type: ignore[arg-type] # passed on as it came
+
+    monkeypatch.setattr(loop, "getaddrinfo", sleep_in_the_second_lookup)
+    await scene.one_pass(limits=Limits(per_second=0, concurrency=2))
+    assert lookups >= 2
+    assert sorted(scene.called()) == ids
+    claimed_at = {attempt.chat_id: attempt.claimed_at for attempt in await scene.attempts()}
+    ages = [call.at - claimed_at[call.chat_id] for call in scene.account.share_calls]
+    assert max(ages) <= timedelta(minutes=1), "the stale claim was given back and made anew before the call"
+
+
 async def test_a_clock_set_back_over_midnight_makes_no_second_call(scene: Scene) -> None:
     await scene.add_chat("chat")
     scene.clock.move(hours=15)  # 0:30 of the 11th

@@ -258,12 +258,13 @@ class Calls:
         """Call share for a claim, once, unless the claim has gone stale; take down what came of it."""
         started = self._clock.monotonic()
         error: LinqError | None = None
+
+        def gone_stale() -> str | None:
+            age = max((self._clock.now() - claim.claimed_at).total_seconds(), self._clock.monotonic() - claimed)
+            return f"the worker was held up for {age:.0f} s between claim and call" if age > FRESH_SECONDS else None
+
         try:
-            age = max((self._clock.now() - claim.claimed_at).total_seconds(), started - claimed)
-            if age > FRESH_SECONDS:
-                error = NeverSent(f"the worker was held up for {age:.0f} s between claim and call")
-            else:
-                status = await self._linq.share(claim.chat_id)
+            status = await self._linq.share(claim.chat_id, veto=gone_stale)
         except LinqError as refusal:
             error = refusal
         except asyncio.CancelledError:

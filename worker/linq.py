@@ -8,7 +8,7 @@ repeated. What answers mean is in `worker.linq_answers`.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -56,6 +56,9 @@ LARGEST_ERROR: Final = 64 * 1024
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """What httpx's own transport raises before the request could leave, and never after: proved over sockets in the tests.
 Another transport may use these classes otherwise; one that does must not be put in its place."""
+
+Veto = Callable[[], str | None]
+"""A reason not to send a request after all, or None."""
 
 
 class Linq:
@@ -106,15 +109,17 @@ class Linq:
         """Close the connections."""
         await self._opened.aclose()
 
-    async def share(self, chat_id: str) -> int:
+    async def share(self, chat_id: str, *, veto: Veto | None = None) -> int:
         """Call share for a chat, once; return the status of Linq's 2xx.
 
-        At most once per call of this function: `NeverSent` alone means that it did not happen.
+        At most once per call of this function: `NeverSent` alone means that it did not happen. `veto` has the last
+        word, when the connection is there and not a byte has left.
 
         Raises:
             LinqError: any of the six.
         """
-        status, _ = await self._exchange("POST", f"/v3/chats/{_path_part(chat_id)}/share_contact_card")
+        path = f"/v3/chats/{_path_part(chat_id)}/share_contact_card"
+        status, _ = await self._exchange("POST", path, veto=veto)
         return status
 
     async def list_cards(self) -> list[Card]:
@@ -255,16 +260,17 @@ class Linq:
             raise PerhapsDone(msg, status=status)
         return told
 
-    async def _exchange(self, method: str, path: str, *, body: Json | None = None) -> tuple[int, bytes]:
+    async def _exchange(
+        self, method: str, path: str, *, body: Json | None = None, veto: Veto | None = None
+    ) -> tuple[int, bytes]:
         """Send one request, once; return the status and the body of a 2xx, and raise what anything else means.
 
         A body that is cut short, or too large, does not unsay the status before it.
         """
         content = json.dumps(body).encode() if body is not None else b""
         headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
-        request = httpx.Request(
-            method, self._base_url + path, headers=headers, content=content, extensions=self._extensions
-        )
+        extensions = self._extensions if veto is None else self._extensions | {"trace": _asking(veto)}
+        request = httpx.Request(method, self._base_url + path, headers=headers, content=content, extensions=extensions)
         response: httpx.Response | None = None
         received = bytearray()
         complete = False
@@ -280,6 +286,8 @@ class Linq:
                             break
                     else:
                         complete = True
+            except NeverSent:
+                raise
             except Exception as error:  # what is not known to be 'never sent' is 'perhaps done'
                 if response is None:
                     raise self._no_answer(error) from error
@@ -319,6 +327,16 @@ class Linq:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
         transport = httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=limits, retries=0)
         return await self._opened.enter_async_context(transport)
+
+
+def _asking(veto: Veto) -> Callable[[str, object], Awaitable[None]]:
+    """For httpcore, which tells of each of its steps and goes on when it was heard: ask before the first byte."""
+
+    async def hear(step: str, _details: object) -> None:
+        if step.endswith(".send_request_headers.started") and (reason := veto()) is not None:
+            raise NeverSent(reason)
+
+    return hear
 
 
 def _told_card(answer: Json) -> Card:
