@@ -11,6 +11,7 @@ from tests.leaks import leak
 
 ROOT = Path(__file__).parent.parent
 KEY = "simulated-key"
+SIGNS = ("Exception ignored in", "was never awaited", "was destroyed but it is pending", "was never retrieved")
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int |
 
 
 async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
-    """Wait for a command's end, and see that no secret is in what it said; `told` is what it reads on stdin."""
+    """Wait for a command's end, and see that it told no secret and left nothing open; `told` is what it reads on stdin."""
     out, err = await process.communicate(told)
     assert process.returncode is not None
     ended = Ended(process.returncode, out.decode(), err.decode())
     assert leak(ended.out, ended.err) is None
+    left = left_behind(ended.err)
+    assert not left, "\n".join(left)
     return ended
+
+
+def left_behind(err: str) -> list[str]:
+    """What Python says of things that were left unclosed or unawaited; it changes no exit code."""
+    return [line for line in err.splitlines() if any(sign in line for sign in SIGNS)]
 
 
 async def share_worker(*words: str, **settings: str) -> Ended:

@@ -23,7 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.commands import KEY, Ended, environment, finish, share_worker
-from tests.conftest import HandClock, plain
+from tests.conftest import HandClock
+from tests.databases import plain
 from tests.scene import Scene, until
 from tests.test_database_faults import agree
 from worker import database

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import share_worker
-from tests.conftest import plain
+from tests.databases import plain
 from worker import database
 from worker.errors import DatabaseError, SchemaError, UsageError
 from worker.tables import chats, metadata

