@@ -1,0 +1,176 @@
+"""A simulated Linq that looks into the ledger at the moment of each call, and says afterwards what does not agree.
+
+It reads over a connection of its own, so it sees what is committed and nothing else. What it finds wrong is a sentence
+in `wrong`; an exception would only become an answer to the worker.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import Engine, create_engine, select, update
+
+from worker.database import parse_url
+from worker.ledger import Outcome
+from worker.simulator.account import Account, ShareCall, ShareEntry
+from worker.tables import share_attempts
+
+OPEN = (Outcome.CLAIMED, Outcome.UNKNOWN)
+"""What a claim is while its call is made; `unknown`, where a worker whose clock runs ahead has settled it already."""
+
+NOT_SHARED = (Outcome.REJECTED, Outcome.UNSENT)
+FORCED = "forced"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the ledger, as far as the judge needs it."""
+
+    chat_id: str
+    share_day: date
+    sequence: int
+    run_id: str
+    claimed_at: datetime
+    outcome: Outcome
+    requested_by: str | None
+    reason: str | None
+    http_status: int | None
+
+    @property
+    def forced(self) -> bool:
+        """Whether an admin asked for it, whatever was before; the world writes so into the reason."""
+        return self.reason == FORCED
+
+    @property
+    def claim(self) -> tuple[str, date, int, str, datetime]:
+        """What tells one claim from every other one, also from a later one in the same row."""
+        return self.chat_id, self.share_day, self.sequence, self.run_id, self.claimed_at
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """A call, and the committed claim that it was made by."""
+
+    entry: ShareEntry
+    claim: Row
+
+    @property
+    def call(self) -> ShareCall:
+        return self.entry.call
+
+
+def open_ledger(database_url: str) -> Engine:
+    """A connection of the judge's own, where each statement is a transaction."""
+    url = parse_url(database_url)
+    plain = url.set(drivername="sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg")
+    return create_engine(plain, isolation_level="AUTOCOMMIT")
+
+
+class Judge(Account):
+    """The account, with its eyes open."""
+
+    def __init__(self, ledger: Engine, clock: Callable[[], datetime]) -> None:
+        super().__init__(clock=clock)
+        self.ledger = ledger
+        self.witnessed: list[Witnessed] = []
+        self.wrong: list[str] = []
+        self.on_call: Callable[[int], None] = lambda _number: None
+        """Told of each call that arrives, by its number, after it was judged."""
+        self._used: dict[tuple[str, date, int, str, datetime], int] = {}
+        self._buried: set[tuple[str, date, int, str, datetime]] = set()
+
+    def log_share(self, chat_id: str) -> ShareEntry:
+        """Log a call, and look for the claim that allows it."""
+        entry = super().log_share(chat_id)
+        number = len(self.share_calls)
+        rows = self.rows(chat_id)
+        claims = [row for row in rows if row.outcome in OPEN and row.claim not in self._used]
+        alive = [row for row in claims if row.claim not in self._buried]
+        if alive:
+            claim = max(alive, key=lambda row: (row.outcome is Outcome.CLAIMED, row.claimed_at))
+            self._used[claim.claim] = number
+            if claim.requested_by is not None and not claim.forced:
+                today = [row for row in rows if row.share_day == claim.share_day and row.claim != claim.claim]
+                self.wrong += [
+                    f"{claim} called although there is {row}" for row in today if row.outcome not in NOT_SHARED
+                ]
+            self.witnessed.append(Witnessed(entry, claim))
+        else:
+            what = f"only claims of dead workers {claims}" if claims else f"no claim of its own among {rows}"
+            self.wrong.append(f"call {number}, for {chat_id}, had {what}")
+        self.on_call(number)
+        return entry
+
+    def rows(self, chat_id: str | None = None) -> list[Row]:
+        """The ledger as it is committed now."""
+        statement = select(*(share_attempts.c[name] for name in Row.__dataclass_fields__))
+        if chat_id is not None:
+            statement = statement.where(share_attempts.c.chat_id == chat_id)
+        with self.ledger.connect() as connection:
+            found = connection.execute(statement.order_by(*share_attempts.primary_key)).mappings()
+            return [Row(**{**row, "outcome": Outcome(row["outcome"])}) for row in found]
+
+    def bury(self) -> None:
+        """Nobody is at work any more: whatever is claimed and was not called, must never be."""
+        self._buried.update(row.claim for row in self.rows() if row.outcome in OPEN and row.claim not in self._used)
+
+    def backdate(self, by: timedelta) -> None:
+        """Make the claims of dead workers older, in the ledger as in the judge's own notes."""
+        with self.ledger.connect() as connection:
+            for row in self.rows():
+                if row.outcome is Outcome.CLAIMED:
+                    older = replace(row, claimed_at=row.claimed_at - by)
+                    key = [
+                        share_attempts.c[name] == getattr(row, name) for name in ("chat_id", "share_day", "sequence")
+                    ]
+                    connection.execute(update(share_attempts).where(*key).values(claimed_at=older.claimed_at))
+                    if row.claim in self._used:
+                        number = self._used[older.claim] = self._used.pop(row.claim)
+                        self.witnessed = [
+                            replace(each, claim=older) if each.entry.number == number - 1 else each
+                            for each in self.witnessed
+                        ]
+                    else:
+                        self._buried = self._buried - {row.claim} | {older.claim}
+
+    # What must be true whenever nobody is at work.
+
+    def disagreements(self) -> list[str]:
+        """Where the ledger and the log of calls do not agree, call by call."""
+        rows = {row.claim: row for row in self.rows()}
+        found = list(self.wrong)
+        found += self._repeated()
+        for witnessed in self.witnessed:
+            row = rows.get(witnessed.claim.claim)
+            if row is None:
+                found.append(f"{witnessed.call} was made by {witnessed.claim}, of which the ledger knows nothing more")
+            else:
+                found += _said_otherwise(row, witnessed.call)
+        found += [
+            f"{row} says that Linq answered, and nobody called"
+            for row in rows.values()
+            if row.outcome in {Outcome.SHARED, Outcome.REJECTED} and row.claim not in self._used
+        ]
+        return found
+
+    def _repeated(self) -> list[str]:
+        """Calls per chat and share day: one, and one more for each rerun that somebody asked for."""
+        calls = Counter((each.claim.chat_id, each.claim.share_day, each.claim.requested_by) for each in self.witnessed)
+        return [
+            f"{chat_id} was called {n} times on {day} for {by or 'its one scheduled share'}"
+            for (chat_id, day, by), n in calls.items()
+            if n > 1
+        ]
+
+
+def _said_otherwise(row: Row, call: ShareCall) -> list[str]:
+    status = call.status or 0
+    agrees = {
+        Outcome.SHARED: 200 <= status < 300 and row.http_status == status,
+        Outcome.REJECTED: 400 <= status < 500 and row.http_status == status,
+        Outcome.UNSENT: False,
+        Outcome.UNKNOWN: True,
+        Outcome.CLAIMED: True,
+    }
+    return [] if agrees[row.outcome] else [f"{row} does not agree with {call}"]

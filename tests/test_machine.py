@@ -1,0 +1,356 @@
+"""The whole pass against everything at once: Hypothesis makes the moves, the simulated Linq is the judge.
+
+After each move, on both databases: nobody was called twice on a share day, nor twice within SHARE_MIN_HOURS; every call
+had a committed claim of its own at the moment it arrived; the ledger and Linq's log agree call by call; and whoever was
+not called has a verdict that is true.
+
+`make torture` runs it for longer: TORTURE_EXAMPLES is how many examples are tried on each database.
+"""
+
+import asyncio
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo
+
+import httpx
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.world import LINES, Event, Strike, World
+from worker import database
+from worker.eligibility import Rules
+from worker.ledger import Outcome, RunStatus
+from worker.pace import Limits
+from worker.rerun import Selection
+from worker.simulator.chats import Chat
+from worker.simulator.faults import Fault
+
+EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "30"))
+DEEP = "TORTURE_EXAMPLES" in os.environ
+
+STARTS = (
+    datetime(2026, 3, 10, 9, 30, tzinfo=UTC),
+    datetime(2026, 3, 28, 22, 50, tzinfo=UTC),  # before midnight in Berlin, and the night of its lost hour
+    datetime(2026, 10, 24, 23, 30, tzinfo=UTC),  # in the night of its doubled hour
+    datetime(2026, 11, 1, 3, 55, tzinfo=UTC),  # before midnight in New York, and the night of its doubled hour
+)
+ZONES = tuple(map(ZoneInfo, ("UTC", "Europe/Berlin", "America/New_York", "Pacific/Kiritimati")))
+MINUTES = (1, 16, 61, 600, 1380, 1440, 1500, 1500, 1500, 4320)
+MIDNIGHT = -1
+"""Stands for as many minutes as it takes until the next share day has begun, and one more."""
+
+spans = st.sampled_from((*MINUTES, *[MIDNIGHT] * 4))
+jumps = st.sampled_from(MINUTES[1:] + tuple(-minutes for minutes in MINUTES[1:])).map(
+    lambda minutes: timedelta(minutes=minutes)
+)
+changes = st.sampled_from(
+    (
+        *("new chat", "new chat", "new chat", "outbound message", "paused", "unpaused", "unpaused", "forgotten"),
+        *("active", "active", "active", "inactive", "none", "clock jumps", "migrate"),
+    )
+)
+share_faults = st.builds(
+    lambda how, after, times: Fault(path="share", after=after, times=times, **how),
+    st.sampled_from(
+        (
+            {"drop": "after"},
+            {"drop": "after", "reset": True},
+            {"drop": "before"},
+            {"status": 500, "takes_effect": True},
+            {"status": 503},
+            {"status": 429, "retry_after": 90},
+            {"status": 404, "code": 2001},
+            {"status": 404, "code": 2012},
+            {"status": 403, "code": 2024},
+            {"status": 401, "code": 2004},
+            {"status": 200},
+            {"cut_short": True},
+            {"redirect_to": "http://127.0.0.1:9/"},
+            {"delay_seconds": 30, "takes_effect": True},
+        )
+    ),
+    st.integers(0, 3),
+    st.integers(1, 12),
+)
+card_faults = st.sampled_from((Fault(path="list_cards", status=500, times=2), Fault(path="list_cards", status=401)))
+faults = st.one_of(share_faults, share_faults, share_faults, card_faults)
+SECONDS = (30, 59, 61, 1000, 3600, 7200, 90000)
+EVENTS: dict[Event, tuple[float, ...]] = {
+    "jump": (*SECONDS, *(-by for by in SECONDS)),
+    "freeze": SECONDS,
+    "second": (0, 61, 7200, 90000, -61, -7200, -90000),
+    "away": (1, 2),
+    "cut": (0,),
+    "unsaid": (0,),
+    "stop": (0,),
+    "cancel": (0,),
+    "card": (0,),
+    "pause": (0,),
+    "migrate": (0,),
+}
+strikes = st.builds(
+    lambda at, number, event, by: Strike(at, number, event, EVENTS[event][by % len(EVENTS[event])]),
+    st.sampled_from(("call", "commit", "commit")),
+    st.integers(2, 7),  # the first commits of a pass are before its first claim
+    st.sampled_from((*EVENTS, "freeze", "second", "cut", "cut", "unsaid", "unsaid", "cancel")),
+    st.integers(0, 13),
+)
+SELECTIONS = (
+    Selection(lines=LINES),
+    Selection(outcomes=(Outcome.REJECTED, Outcome.UNSENT)),
+    Selection(outcomes=(Outcome.SHARED, Outcome.UNKNOWN)),
+    Selection(chat_ids=("chat-0", "chat-1")),
+)
+limits = st.builds(
+    Limits,
+    per_second=st.just(0),
+    concurrency=st.integers(1, 5),
+    at_most=st.sampled_from((None, None, None, 1, 3)),
+)
+
+
+Kind = Literal[
+    "in peace",
+    "linq misbehaves",
+    "struck",
+    "struck, and linq misbehaves",
+    "killed at a step",
+    "killed at a call",
+    "rerun",
+    "struck rerun",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A pass, and what goes wrong in it."""
+
+    kind: Kind
+    limits: Limits
+    fault: Fault
+    strike: Strike
+    step: int
+    call: int
+    selection: Selection
+    force: bool
+    every_days: int
+    max_per_chat: int
+    active_days: int
+
+
+moves = st.builds(
+    Move,
+    kind=st.sampled_from((*get_args(Kind), "struck", "struck", "linq misbehaves", "struck rerun")),
+    limits=limits,
+    fault=faults,
+    strike=strikes,
+    step=st.integers(150, 400),
+    call=st.integers(1, 6),
+    selection=st.sampled_from(SELECTIONS),
+    force=st.booleans(),
+    every_days=st.sampled_from((1, 1, 1, 3)),
+    max_per_chat=st.sampled_from((0, 0, 0, 2)),
+    active_days=st.sampled_from((0, 0, 0, 2)),
+)
+
+
+class Torture(RuleBasedStateMachine):
+    """One world, and the moves in it."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__()
+        self.database_url = database_url
+        self.runner = asyncio.Runner()
+        self.world: World | None = None
+        self.made = 0
+
+    @initialize(
+        start=st.sampled_from(STARTS),
+        minutes=st.sampled_from((6, 60, 60, 1200)),
+        zone=st.sampled_from(ZONES),
+        chats=st.integers(4, 10),
+    )
+    def begin(self, start: datetime, minutes: int, zone: ZoneInfo, chats: int) -> None:
+        self.zone, self.min_hours = zone, minutes / 60
+        self.world = World(self.database_url, start, self.min_hours)
+        self.runner.run(self.world.open())
+        for _ in range(chats):
+            self.a_new_chat(LINES[0], "iMessage", is_group=False, written=True)
+
+    def ruled(self, every_days: int = 1, max_per_chat: int = 0, active_days: int = 0, *, groups: bool = True) -> Rules:
+        return Rules(
+            timezone=self.zone,
+            min_hours=self.min_hours,
+            every_days=every_days,
+            max_per_chat=max_per_chat,
+            active_days=active_days,
+            include_groups=groups,
+        )
+
+    def wait(self, minutes: int) -> None:
+        """Let time pass until the worker's clock has moved on so far."""
+        world = self.there
+        if minutes == MIDNIGHT:
+            now = (world.time.now() + world.error).astimezone(self.zone)
+            midnight = datetime.combine(now.date() + timedelta(days=1), time(0, 1), tzinfo=self.zone)
+            world.time.go((midnight - now.astimezone(UTC)).total_seconds())
+        else:
+            world.time.go(minutes * 60)
+
+    @property
+    def there(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    # Moves
+
+    def a_new_chat(self, line: str, service: str, *, is_group: bool, written: bool) -> None:
+        now = self.there.time.now()
+        chat = Chat(
+            id=f"chat-{self.made}",
+            from_number=line,
+            service=service,
+            is_group=is_group,
+            last_outbound_at=now - timedelta(hours=2) if written else None,
+            created_at=now - timedelta(days=30),
+        )
+        self.there.add_chat(chat)
+        self.made += 1
+
+    def change(self, change: str, number: int, by: timedelta) -> None:
+        world, chat_id, line = self.there, f"chat-{number % self.made}", LINES[number % 2]
+        match change:
+            case "new chat":
+                self.a_new_chat(line, "SMS" if number == 0 else "iMessage", is_group=number < 3, written=number != 9)
+            case "outbound message":
+                world.outbound(chat_id)
+            case "paused" | "unpaused":
+                world.pause(chat_id, on=change == "paused")
+            case "forgotten" if chat_id in world.judge.chats:
+                world.judge.remove_chat(chat_id)
+            case "active" | "inactive" | "none":
+                world.set_card(line, change)
+            case "clock jumps":
+                world.jump(by)
+            case "migrate":
+                self.runner.run(world.migrate())
+
+    @rule(changed=st.lists(st.tuples(changes, st.integers(0, 9), jumps), max_size=2), later=spans, move=moves)
+    def a_pass(self, changed: list[tuple[str, int, timedelta]], later: int, move: Move) -> None:
+        """Something changes, time passes, and a pass is made: in peace, or not."""
+        world = self.there
+        for change, number, by in changed:
+            self.change(change, number, by)
+        self.wait(later)
+        rules = self.ruled(move.every_days, move.max_per_chat, move.active_days)
+        match move.kind:
+            case "in peace":
+                self.in_peace(groups=move.force)
+            case "linq misbehaves":
+                self.runner.run(world.make_pass(rules, move.limits, fault=move.fault))
+            case "struck":
+                self.runner.run(world.make_pass(rules, move.limits, strike=move.strike))
+            case "struck, and linq misbehaves":
+                self.runner.run(world.make_pass(rules, move.limits, fault=move.fault, strike=move.strike))
+            case "killed at a step":
+                self.runner.run(world.kill_pass(rules, move.limits, dies_at=move.step, at_call=None))
+            case "killed at a call":
+                self.runner.run(world.kill_pass(rules, move.limits, dies_at=None, at_call=move.call))
+            case "rerun" | "struck rerun":
+                rerun = self.runner.run(world.plan_rerun(rules, move.selection, force=move.force))
+                strike = move.strike if move.kind == "struck rerun" else None
+                self.runner.run(world.make_pass(rules, move.limits, strike=strike, rerun=rerun))
+
+    def in_peace(self, *, groups: bool) -> None:
+        """A pass that nobody disturbs leaves nobody due, and whoever was not called has a verdict that is true."""
+        world, rules = self.there, self.ruled(groups=groups)
+        before = len(world.judge.share_calls)
+        result = self.runner.run(world.make_pass(rules, Limits(per_second=0, concurrency=3)))
+        assert result is not None
+        if result.status is not RunStatus.COMPLETED:  # a rate limit was waited for, past midnight
+            assert result.detail is not None
+            assert result.detail.endswith("is over"), result
+            return
+        assert result.tally is not None
+        assert (result.tally["left"], result.tally["unsent"], result.tally["unknown"]) == (0, 0, 0)
+        assert world.unexplained(rules, called_since=before) == []
+
+    # What holds
+
+    @invariant()
+    def the_promise_is_kept(self) -> None:
+        if self.world is not None:
+            assert self.world.violations() == []
+
+    def teardown(self) -> None:
+        try:
+            if self.world is not None:
+                self.wait(16)
+                self.in_peace(groups=True)
+                self.the_promise_is_kept()
+        finally:
+            if self.world is not None:
+                self.runner.run(self.world.close())
+            self.runner.close()
+
+
+def torture(new_database: Callable[[], str]) -> None:
+    run_state_machine_as_test(
+        lambda: Torture(new_database()),  # type: ignore[arg-type] # whatever makes a machine will do
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=50 if DEEP else 12,
+            derandomize=not DEEP,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink) if DEEP else (Phase.generate,),
+        ),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _little_patience_with_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locked SQLite file is waited for in real time."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _one_set_of_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read them takes longer than a pass, and plain HTTP on this machine needs none."""
+    monkeypatch.setattr(httpx, "create_ssl_context", functools.cache(httpx.create_ssl_context))
+
+
+@pytest.mark.timeout(0 if DEEP else 600)
+def test_sqlite_keeps_the_promise_whatever_happens(sqlite_template: Path, tmp_path: Path) -> None:
+    made = 0
+
+    def fresh() -> str:
+        nonlocal made
+        made += 1
+        file = tmp_path / f"worker-{made}.db"
+        shutil.copy(sqlite_template, file)
+        return f"sqlite:///{file}"
+
+    torture(fresh)
+
+
+@pytest.mark.timeout(0 if DEEP else 600)
+def test_postgresql_keeps_the_promise_whatever_happens(copied_postgresql: str) -> None:
+    def emptied() -> str:
+        with psycopg.connect(copied_postgresql, autocommit=True) as connection:
+            connection.execute("TRUNCATE chats, contact_cards, share_attempts, runs")
+        return copied_postgresql
+
+    torture(emptied)
