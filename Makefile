@@ -1,13 +1,18 @@
 # make demo   set-up, then the whole worker at work: SQLite, a simulated Linq, two passes
 # make test   set-up, then the tests, on SQLite and on a real PostgreSQL
 # make check  what CI runs: lint, format, types, tests
+# make torture  tries for some minutes to make it call twice: crashes, lies, kill -9
+# make soak     lets it live for a month, in minutes, and looks whether it grows
 # make format puts the code into shape
 PYTHON ?= python3
 PYTEST_ARGS ?=
+EXAMPLES ?= 100
+TORTURE_ARGS ?=
+SOAK_ARGS ?=
 export PYTHON
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: demo test check lint format lock audit mutants clean
+.PHONY: demo test check lint format lock audit mutants torture soak clean
 .DEFAULT_GOAL := check
 
 demo:
@@ -25,6 +30,15 @@ lint:
 	.venv/bin/mypy
 
 check: lint test
+
+torture:
+	@scripts/setup.sh dev
+	TORTURE_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest tests/test_machine.py
+	.venv/bin/python -m tests.torture $(TORTURE_ARGS)
+
+soak:
+	@scripts/setup.sh dev
+	.venv/bin/python -m tests.soak $(SOAK_ARGS)
 
 format:
 	@scripts/setup.sh dev

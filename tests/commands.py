@@ -48,7 +48,7 @@ async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int |
 
 
 async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
-    """Wait for a command's end, and see that it told no secret and left nothing open; `told` is what it reads on stdin."""
+    """Wait for a command's end, and see that it gave no secret away and left nothing open; `told` goes to its stdin."""
     out, err = await process.communicate(told)
     assert process.returncode is not None
     ended = Ended(process.returncode, out.decode(), err.decode())
