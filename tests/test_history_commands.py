@@ -252,6 +252,7 @@ async def test_a_reader_that_goes_away_ends_attempts_without_a_word(
         ),
         (["attempts", "--day", "today", "--until", "today"], "--day is one share day"),
         (["attempts", "--line", "5550100001"], "'5550100001' is no line"),
+        (["explain", "caf\udce9"], "'caf\\udce9' on the command line is not UTF-8 text"),
     ],
 )
 async def test_what_cannot_be_meant_is_said_in_one_line(words: list[str], sign: str) -> None:

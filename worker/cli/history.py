@@ -69,12 +69,13 @@ def attempts(
     until: Annotated[str | None, typer.Option(metavar="D", help="Of this share day and earlier.")] = None,
     outcome: Annotated[list[AnyOutcome] | None, typer.Option(help="With this outcome; may be repeated.")] = None,
     code: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="With this error code of Linq's; may be repeated.")
+        list[int] | None,
+        typer.Option(min=0, max=999_999, metavar="N", help="With this error code of Linq's; may be repeated."),
     ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Of this pass; the beginning of its id is enough.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N, the newest.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, metavar="N", help="At most N, the newest.")] = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a head, times in UTC.")] = False,
 ) -> None:
@@ -122,7 +123,7 @@ def runs(
     run: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="One pass in detail; the beginning of its id is enough.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most N passes, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10**9, metavar="N", help="At most N passes, the newest.")] = 20,
     json: Json = False,
 ) -> None:
     """List the passes, newest first, or show one of them in detail: its counts, and its attempts by Linq's answer.

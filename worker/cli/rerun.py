@@ -53,7 +53,8 @@ def rerun(
         list[Called] | None, typer.Option(help="Chats whose latest attempt today ended so; may be given several times.")
     ] = None,
     code: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Chats whose latest attempt today got this code of Linq's.")
+        list[int] | None,
+        typer.Option(min=0, max=999_999, metavar="N", help="Chats whose latest attempt today got this code of Linq's."),
     ] = None,
     line: Annotated[list[str] | None, typer.Option(metavar="+NUMBER", help="Chats of this line.")] = None,
     run: Annotated[
