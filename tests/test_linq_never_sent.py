@@ -254,7 +254,7 @@ def tls(
 # Never sent, by its class: what httpx raises where a request can have left is not among these
 
 
-NO_CONNECTION: Final = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+NO_CONNECTION: Final = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ repeated. What answers mean is in `worker.linq_answers`.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -18,6 +18,7 @@ import httpx
 
 from worker import __version__
 from worker.clock import Clock, SystemClock
+from worker.connection import Connection
 from worker.linq_answers import (
     Card,
     CardInactive,
@@ -53,8 +54,8 @@ PAGE_SIZE: Final = 100
 LARGEST_ANSWER: Final = 32 * 1024 * 1024
 LARGEST_ERROR: Final = 64 * 1024
 
-NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-"""What httpx's own transport raises before the request could leave, and never after: proved over sockets in the tests.
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
+"""What `worker.connection` raises before the request could leave, and never after: proved over sockets in the tests.
 Another transport may use these classes otherwise; one that does must not be put in its place."""
 
 Veto = Callable[[], str | None]
@@ -64,9 +65,8 @@ Veto = Callable[[], str | None]
 class Linq:
     """A client for one account; open it with `async with`.
 
-    Shares go over up to `connections` connections, each with a pool of its own: httpx's one pool of many connections
-    spends its time looking through them. Each call ends within `timeout` seconds, connecting included, however slowly
-    it trickles.
+    Calls go over up to `connections` connections, each of which serves one call at a time. Each call ends within
+    `timeout` seconds, connecting included, however slowly it trickles.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Linq:
         self._extensions = {"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}}
         self._verify = httpx.create_ssl_context()
         self._free = asyncio.Semaphore(connections)
-        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._idle: list[Connection] = []
         self._opened = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -269,16 +269,16 @@ class Linq:
         """
         content = json.dumps(body).encode() if body is not None else b""
         headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
-        extensions = self._extensions if veto is None else self._extensions | {"trace": _asking(veto)}
+        extensions = self._extensions if veto is None else self._extensions | {"before_send": _asking(veto)}
         request = httpx.Request(method, self._base_url + path, headers=headers, content=content, extensions=extensions)
         response: httpx.Response | None = None
         received = bytearray()
         complete = False
         async with self._free:
-            transport = await self._take_transport()
+            connection = await self._take_connection()
             try:
                 async with asyncio.timeout(self._timeout):
-                    response = await transport.handle_async_request(request)
+                    response = await connection.handle_async_request(request)
                     limit = LARGEST_ANSWER if method == "GET" else LARGEST_ERROR
                     async for part in response.aiter_bytes():
                         received += part
@@ -294,7 +294,7 @@ class Linq:
             finally:
                 if response is not None:
                     await response.aclose()
-                self._idle.append(transport)
+                self._idle.append(connection)
         status, answer = response.status_code, bytes(received).replace(self._key.encode(), b"***")
         if 200 <= status < 300:
             if method == "GET" and not complete:
@@ -314,29 +314,21 @@ class Linq:
         """A text from outside, in case that the server repeats the key in it."""
         return text.replace(self._key, "***")
 
-    async def _take_transport(self) -> httpx.AsyncHTTPTransport:
-        """An idle connection's transport, or a new one."""
-        if not self._idle:
-            return await self._open_transport()
-        transport = self._idle.pop()
-        if _holds_surplus(transport):
-            await transport._pool.aclose()  # noqa: SLF001 -- the transport itself cannot be used again once closed
-        return transport
-
-    async def _open_transport(self) -> httpx.AsyncHTTPTransport:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
-        transport = httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=limits, retries=0)
-        return await self._opened.enter_async_context(transport)
+    async def _take_connection(self) -> Connection:
+        """An idle connection, or a new one."""
+        if self._idle:
+            return self._idle.pop()
+        return await self._opened.enter_async_context(Connection(self._verify, idle_seconds=KEEPALIVE_SECONDS))
 
 
-def _asking(veto: Veto) -> Callable[[str, object], Awaitable[None]]:
-    """For httpcore, which tells of each of its steps and goes on when it was heard: ask before the first byte."""
+def _asking(veto: Veto) -> Callable[[], None]:
+    """For the connection, which calls it before the first byte leaves."""
 
-    async def hear(step: str, _details: object) -> None:
-        if step.endswith(".send_request_headers.started") and (reason := veto()) is not None:
+    def ask() -> None:
+        if (reason := veto()) is not None:
             raise NeverSent(reason)
 
-    return hear
+    return ask
 
 
 def _told_card(answer: Json) -> Card:
@@ -344,19 +336,6 @@ def _told_card(answer: Json) -> Card:
     if card is None:
         raise PerhapsDone("Linq's answer holds no card", status=200)
     return card
-
-
-def _holds_surplus(transport: httpx.AsyncHTTPTransport) -> bool:
-    """Whether a server has sent more than the answers it was asked for: the rest would pass for the next call's answer.
-
-    What still lies in the socket, httpcore notices by itself before it uses a connection again. What it has read
-    already is in h11's buffer, for which it has no public door.
-    """
-    return any(
-        connection._connection._h11_state.trailing_data[0]  # type: ignore[attr-defined] # noqa: SLF001 -- see above
-        for connection in transport._pool.connections  # noqa: SLF001 -- see above
-        if connection.is_idle()
-    )
 
 
 def _path_part(text: str) -> str:
