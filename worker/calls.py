@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 FRESH_SECONDS: Final = 60.0
 """A claim older than this is given back instead of called: the worker was frozen, and others may have moved on."""
 
-WINDOW: Final = 500
-"""How many due ids the walk reads ahead."""
+WINDOW: Final = 5_000
+"""How many candidates the walk reads ahead."""
 
 LAPS: Final = 3
 """How often the walk is made for chats that stay due: their request never left, or another worker held their row."""
@@ -44,6 +44,9 @@ UNSENT_PAUSE_SECONDS: Final = 5.0
 
 HELD_PAUSE_SECONDS: Final = 0.2
 """Before the next lap, where another worker held rows: its claims will be committed by then."""
+
+QUIET_ROUNDS: Final = 20
+"""Rounds of the event loop in which no call ends, before the answers in hand are recorded."""
 
 UNCONFIRMED: Final = "the claim's commit was not confirmed, so nothing was sent"
 RECORD_SECONDS: Final = 5.0
@@ -117,6 +120,7 @@ class Calls:
         try:
             while True:
                 self._news.clear()
+                await self._let_answers_gather()
                 wanted = await self._claims_wanted()
                 if (self._finished or wanted) and self._clock.monotonic() >= self._not_before:
                     await self._turn(wanted)
@@ -182,6 +186,8 @@ class Calls:
             self._after, self._stayed_due = "", None
             self._not_before = now + self._lap_pause
         while not self._candidates and self._after is not None and self._clock.monotonic() >= self._not_before:
+            if self._over():
+                return 0
             await self._look(self._after)
         return wanted if self._candidates else 0
 
@@ -195,6 +201,14 @@ class Calls:
             return
         self._candidates.extend(window.ids)
         self._after = window.after
+
+    async def _let_answers_gather(self) -> None:
+        """Wait while each round of the event loop ends more calls: one transaction will do for all of their answers."""
+        quiet = 0
+        while self._finished and quiet < QUIET_ROUNDS:
+            seen = len(self._finished)
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._finished) == seen else 0
 
     async def _turn(self, wanted: int) -> None:
         """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""

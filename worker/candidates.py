@@ -4,15 +4,20 @@ A pass reads its candidates ahead, and claims some of them by a statement that d
 each may still be called. What a pass counts as skipped and left at its end is said by the same source.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Protocol
 
-from sqlalchemy import Integer, Select, literal
+from sqlalchemy import Integer, Select, Text, bindparam, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.eligibility import Rules, Verdict, count_verdicts, due_ids
+from worker.eligibility import Rules, Verdict, count_verdicts, due_among, due_ids, moment
+from worker.tables import chats
+
+SPAN = 50_000
+"""How many chats are judged by one statement as a pass walks the table."""
 
 SCHEDULED = 0
 """The sequence of the day's one scheduled call; reruns take the next numbers."""
@@ -42,6 +47,18 @@ class Remainder:
     left: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Which of some chats may be called: a statement, and the values to execute it with.
+
+    Who asks often gives the same statement each time: it is compiled once, and planned once by the database.
+    """
+
+    statement: Select[str, int]
+    """The id, and the sequence that the claim is to have; in the order of the ids."""
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
 class Candidates(Protocol):
     """A source of chats to call."""
 
@@ -51,11 +68,11 @@ class Candidates(Protocol):
         ...
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
-        """The next candidates after an id."""
+        """Some of the next candidates after an id: none, too, where the window does not end the walk."""
         ...
 
-    def claimable(self, now: datetime, among: Collection[str]) -> Select[str, int]:
-        """Those of some chats that may be called at `now`: the id, and the sequence that the claim is to have."""
+    def claimable(self, now: datetime, among: Collection[str]) -> Question:
+        """Those of some chats that may be called at `now`."""
         ...
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
@@ -71,16 +88,39 @@ class Due:
     request: None = None
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
-        """The next due chats in the order of their ids."""
-        ids = list((await connection.execute(due_ids(self.rules, now, after=after).limit(at_most))).scalars())
-        return Window(ids=ids, after=ids[-1] if len(ids) == at_most else None)
+        """The due ones of the next `SPAN` chats, or the first of them.
 
-    def claimable(self, now: datetime, among: Collection[str]) -> Select[str, int]:
+        Where the span ends is looked up first. Asked simply for the next due ones, PostgreSQL prefers to judge the
+        whole table and to sort it, again for each window.
+        """
+        until: str | None = (await connection.execute(_END_OF_SPAN, {"after": after})).scalar_one_or_none()
+        values = moment(self.rules, now) | {"after": after, "until": until, "at_most": at_most}
+        statement = self._due_after if until is None else self._due_between
+        ids = list((await connection.execute(statement, values)).scalars())
+        return Window(ids=ids, after=ids[-1] if len(ids) == at_most else until)
+
+    def claimable(self, now: datetime, among: Collection[str]) -> Question:
         """Those of some chats that are due, for the day's scheduled call."""
-        return due_ids(self.rules, now, among=among).add_columns(literal(SCHEDULED, Integer).label("sequence"))
+        return Question(statement=self._due_among, values=moment(self.rules, now) | {"among": among})
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
         """Every other chat of the table, by its verdict."""
         verdicts = await count_verdicts(connection, self.rules, now, without_run=run_id)
         left = verdicts.pop(Verdict.DUE, 0)
         return Remainder(skipped={name.value: count for name, count in verdicts.items()}, left=left)
+
+    @cached_property
+    def _due_after(self) -> Select[str]:
+        return due_ids(self.rules, None, after=bindparam("after", type_=Text)).limit(bindparam("at_most"))
+
+    @cached_property
+    def _due_between(self) -> Select[str]:
+        return self._due_after.where(chats.c.id <= bindparam("until", type_=Text))
+
+    @cached_property
+    def _due_among(self) -> Select[str, int]:
+        return due_among(self.rules).add_columns(literal(SCHEDULED, Integer).label("sequence"))
+
+
+_END_OF_SPAN = select(chats.c.id).where(chats.c.id > bindparam("after")).order_by(chats.c.id).offset(SPAN - 1).limit(1)
+"""The last chat of the span; nothing where there are not so many any more."""

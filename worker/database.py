@@ -6,9 +6,11 @@ durably: a committed claim outlives the power supply.
 """
 
 import asyncio
+import math
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -16,9 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.errors import DatabaseError, SchemaError, UsageError
 from worker.tables import is_utf8, utc_text
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
     import psycopg
     from alembic.config import Config
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The schema revision this version works with: the newest in `migrations/` (a test holds the two together)."""
 
 BUSY_SECONDS: Final = 30
@@ -47,6 +58,9 @@ PAUSE_SECONDS: Final = 1.0
 
 MIGRATION_LOCK: Final = 0x4C696E71
 """The PostgreSQL advisory lock under which one process at a time migrates ('Linq' in ASCII)."""
+
+IDLE_SECONDS: Final = 1.0
+"""A PostgreSQL connection that lay idle for longer is tried before it is used."""
 
 POSTGRESQL_OPTIONS: Final = {
     "connect_timeout": CONNECT_SECONDS,
@@ -309,7 +323,6 @@ def _make_engine(url: URL) -> AsyncEngine:
         url,
         connect_args=dict(POSTGRESQL_OPTIONS),
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
         pool_timeout=CONNECT_SECONDS,
     )
     _prepare_postgresql(engine.sync_engine)
@@ -357,6 +370,8 @@ def _prepare_postgresql(engine: Engine) -> None:
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        # A plan that was kept from when a table was small, or empty, would read the whole of it for each chat.
+        cursor.execute("SET plan_cache_mode = force_custom_plan")
         cursor.execute("SELECT current_setting('server_encoding')")
         encoding = cursor.fetchone()
         cursor.close()
@@ -365,6 +380,19 @@ def _prepare_postgresql(engine: Engine) -> None:
         if encoding != ("UTF8",):
             msg = f"{shown(engine.url)} has another encoding than UTF8; make it with ENCODING 'UTF8' TEMPLATE template0"
             raise SchemaError(msg)
+
+    @event.listens_for(engine, "checkin")
+    def on_checkin(_connection: "psycopg.Connection | None", record: ConnectionPoolEntry) -> None:
+        record.info["free_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def on_checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        # One that lay idle may have been cut off meanwhile. To try it each time would cost a pass a round trip a turn.
+        if time.monotonic() - record.info.get("free_since", math.inf) > IDLE_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError from error
 
 
 def _migrations_folder() -> Path:

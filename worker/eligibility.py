@@ -5,7 +5,7 @@ disagree. A verdict is the first rule, in the order of `Verdict`, that holds. In
 that was lost counts as a share, and an attempt from the future (a clock was stepped back) as one just made.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -14,10 +14,13 @@ from typing import Final
 from sqlalchemy import (
     Boolean,
     ColumnElement,
+    Date,
     FromClause,
+    Integer,
     Select,
     Text,
     and_,
+    bindparam,
     case,
     column,
     exists,
@@ -31,7 +34,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.tables import chats, contact_cards, share_attempts
+from worker.listed import TextList, is_one_of
+from worker.tables import UtcTime, chats, contact_cards, share_attempts
 from worker.written import no_id, utc
 
 
@@ -116,6 +120,9 @@ def meaning(ruling: str) -> str:
 LINQ_PAUSE: Final = timedelta(minutes=5)
 """Linq takes one share per chat in this time (Linq's reference of the share call)."""
 
+_FENCE: Final = literal_column("0", Integer)
+"""As an OFFSET: what is inside is worked out by itself, once a row, whatever the database would think of otherwise."""
+
 NOT_CALLED: Final = "unsent"
 NOT_SHARED: Final = ("unsent", "rejected")
 """Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap."""
@@ -138,15 +145,30 @@ class Rules:
         return now.astimezone(self.timezone).date()
 
 
+def moment(rules: Rules, now: datetime) -> dict[str, date | datetime]:
+    """The values of a moment, for a statement that was made for any moment (`now` is None there) and is used again."""
+    day = rules.share_day(now)
+    return {
+        "moment_day": day,
+        "moment_since": now - timedelta(hours=rules.min_hours),
+        "moment_interval": day - timedelta(days=rules.every_days),
+        "moment_earliest": oldest_day_read(rules, now),
+        "moment_active": now - timedelta(days=rules.active_days),
+    }
+
+
 def rules_in_order(
-    rules: Rules, now: datetime, cards: FromClause = contact_cards
+    rules: Rules, now: datetime | None, cards: FromClause = contact_cards
 ) -> list[tuple[Verdict, ColumnElement[bool]]]:
     """Each rule that is in force, with the condition on a row of `chats` (see `source`) under which it says no."""
     return [*_of_chat_and_card(cards), *_of_calls(rules, now), *_of_choice(rules, now)]
 
 
-def verdict(rules: Rules, now: datetime, cards: FromClause = contact_cards) -> ColumnElement[str]:
-    """The verdict on a row of `chats`, which the statement joins with `cards` (see `source`), at a moment."""
+def verdict(rules: Rules, now: datetime | None, cards: FromClause = contact_cards) -> ColumnElement[str]:
+    """The verdict on a row of `chats`, which the statement joins with `cards` (see `source`), at a moment.
+
+    With None for `now`, it is for any moment: the statement is executed with `moment(rules, now)`, and cannot without.
+    """
     return _first(rules_in_order(rules, now, cards), Verdict.DUE)
 
 
@@ -187,18 +209,18 @@ def _of_chat_and_card(cards: FromClause) -> list[tuple[Verdict, ColumnElement[bo
     ]
 
 
-def _of_calls(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement[bool]]]:
+def _of_calls(rules: Rules, now: datetime | None) -> list[tuple[Verdict, ColumnElement[bool]]]:
     """What earlier calls forbid the scheduled one."""
-    return [(Verdict.ALREADY_TODAY, _called_on(rules.share_day(now))), (Verdict.TOO_SOON, _too_soon(rules, now))]
+    return [(Verdict.ALREADY_TODAY, _called_today(rules, now)), (Verdict.TOO_SOON, _too_soon(rules, now))]
 
 
-def _of_choice(rules: Rules, now: datetime) -> list[tuple[Verdict, ColumnElement[bool]]]:
+def _of_choice(rules: Rules, now: datetime | None) -> list[tuple[Verdict, ColumnElement[bool]]]:
     """What the settings forbid, where they do."""
     found: list[tuple[Verdict, ColumnElement[bool]]] = []
     if rules.max_per_chat:
         found.append((Verdict.CAP_REACHED, _shares(rules.max_per_chat) >= rules.max_per_chat))
     if rules.active_days:
-        found.append((Verdict.DORMANT, utc(chats.c.last_outbound_at) < now - timedelta(days=rules.active_days)))
+        found.append((Verdict.DORMANT, utc(chats.c.last_outbound_at) < _time("active", rules, now)))
     if not rules.include_groups:
         found.append((Verdict.GROUP_EXCLUDED, chats.c.is_group.is_not(False)))
     return found
@@ -224,18 +246,16 @@ def as_cards(activity: Mapping[str, bool]) -> FromClause:
 
 
 def due_ids(
-    rules: Rules,
-    now: datetime,
-    *,
-    after: str = "",
-    among: Collection[str] | None = None,
-    cards: FromClause = contact_cards,
+    rules: Rules, now: datetime | None, *, after: str | ColumnElement[str] = "", cards: FromClause = contact_cards
 ) -> Select[str]:
-    """The ids of due chats in the order of the key: those after an id, or those among some."""
-    statement = select(chats.c.id).select_from(source(cards)).where(verdict(rules, now, cards) == Verdict.DUE.value)
-    if among is not None:
-        return statement.where(chats.c.id.in_(among)).order_by(chats.c.id)
-    return statement.where(chats.c.id > after).order_by(chats.c.id)
+    """The ids of due chats after an id, in the order of the key."""
+    return _due(rules, now, cards).where(chats.c.id > after)
+
+
+def due_among(rules: Rules) -> Select[str]:
+    """The ids of the due ones of some chats (the value `among`), in the order of the key, at any moment."""
+    listed = is_one_of(chats.c.id, bindparam("among", type_=TextList()))
+    return _due(rules, None, contact_cards).where(listed)
 
 
 async def count_verdicts(
@@ -257,15 +277,34 @@ async def count_verdicts(
                 attempt.c.chat_id == chats.c.id,
             )
         )
-    found = judged.subquery()
+    judged = judged.where(chats.c.id >= "")  # all of them; but SQLite would read the table by the index of its lines
+    found = judged.offset(_FENCE).subquery()
     result = await connection.execute(select(found.c.verdict, func.count()).group_by(found.c.verdict))
     counts = {Verdict(name): count for name, count in result}
     return {name: counts[name] for name in Verdict if name in counts}
 
 
-def _called_on(day: date) -> ColumnElement[bool]:
+def _due(rules: Rules, now: datetime | None, cards: FromClause) -> Select[str]:
+    due = verdict(rules, now, cards) == Verdict.DUE.value
+    return select(chats.c.id).select_from(source(cards)).where(due).order_by(chats.c.id)
+
+
+def _called_today(rules: Rules, now: datetime | None) -> ColumnElement[bool]:
     attempt = share_attempts.alias("today")
-    return exists().where(attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED)
+    return _any(
+        attempt.c.chat_id == chats.c.id,
+        attempt.c.share_day == _day("day", rules, now),
+        attempt.c.outcome != NOT_CALLED,
+    )
+
+
+def _any(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether there is such a row, to be looked for by the key, for one chat at a time.
+
+    Without the OFFSET PostgreSQL may read all of today's attempts first instead: it knows nothing of a day that has
+    just begun, takes them for few, and would read them again for every claim.
+    """
+    return select(literal_column("1")).where(*conditions).correlate(chats).offset(_FENCE).exists()
 
 
 def _attempted_on(day: date, *outcomes: str) -> ColumnElement[bool]:
@@ -286,17 +325,15 @@ def _just_called(day: date, now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _too_soon(rules: Rules, now: datetime) -> ColumnElement[bool]:
+def _too_soon(rules: Rules, now: datetime | None) -> ColumnElement[bool]:
     """A call in the last hours, or a share in the last days; a claim of a clock that runs ahead counts as well."""
     attempt = share_attempts.alias("before")
-    since = now - timedelta(hours=rules.min_hours)
-    interval = rules.share_day(now) - timedelta(days=rules.every_days)
-    return exists().where(
+    return _any(
         attempt.c.chat_id == chats.c.id,
-        attempt.c.share_day >= oldest_day_read(rules, now),
+        attempt.c.share_day >= _day("earliest", rules, now),
         or_(
-            and_(attempt.c.claimed_at > since, attempt.c.outcome != NOT_CALLED),
-            and_(attempt.c.share_day > interval, attempt.c.outcome.not_in(NOT_SHARED)),
+            and_(attempt.c.claimed_at > _time("since", rules, now), attempt.c.outcome != NOT_CALLED),
+            and_(attempt.c.share_day > _day("interval", rules, now), attempt.c.outcome.not_in(NOT_SHARED)),
         ),
     )
 
@@ -321,6 +358,16 @@ def _shares(enough: int) -> ColumnElement[int]:
         .subquery()
     )
     return select(func.count()).select_from(some).scalar_subquery()
+
+
+def _day(name: str, rules: Rules, now: datetime | None) -> ColumnElement[date]:
+    key = f"moment_{name}"
+    return bindparam(key, type_=Date) if now is None else literal(moment(rules, now)[key], Date)
+
+
+def _time(name: str, rules: Rules, now: datetime | None) -> ColumnElement[datetime]:
+    key = f"moment_{name}"
+    return bindparam(key, type_=UtcTime()) if now is None else literal(moment(rules, now)[key], UtcTime())
 
 
 def _name(word: Verdict | Again) -> ColumnElement[str]:

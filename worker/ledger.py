@@ -12,16 +12,21 @@ of workers; and no one may call without a claim that is committed. Nothing here 
     claimed, for 15 minutes: its worker is dead --settle--> unknown
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Final, TypedDict
+from functools import lru_cache
+from typing import Any, Final, TypedDict
 
 from sqlalchemy import (
     ColumnElement,
+    Date,
+    Select,
     Text,
+    Update,
     bindparam,
+    column,
     exists,
     func,
     insert,
@@ -35,6 +40,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from worker.candidates import Candidates
 from worker.tables import UtcTime, chats, runs, share_attempts
@@ -155,34 +161,23 @@ async def claim(
     """
     if not among or at_most < 1:
         return []
-    chosen = candidates.claimable(now, among).limit(at_most)
+    asked = candidates.claimable(now, among)
     if connection.dialect.name == "postgresql":
-        locked = await connection.execute(chosen.with_for_update(of=chats, skip_locked=True))
+        locked = await connection.execute(_locking(asked.statement), {**asked.values, "claim_at_most": at_most})
         ids = list(locked.scalars())
         if not ids:
             return []
-        chosen = candidates.claimable(now, ids)
+        asked = candidates.claimable(now, ids)
     request = candidates.request
-    mark = {
-        "outcome": literal(Outcome.CLAIMED.value),
-        "run_id": literal(run_id),
-        "claimed_at": literal(now, UtcTime()),
-        "requested_by": literal(request.by if request else None, Text),
-        "reason": literal(request.reason if request else None, Text),
+    values = {
+        "claim_day": day,
+        "claim_run_id": run_id,
+        "claim_now": now,
+        "claim_requested_by": request.by if request else None,
+        "claim_reason": request.reason if request else None,
+        "claim_at_most": at_most,
     }
-    row = chosen.subquery()
-    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    # SQLite cannot parse ON CONFLICT after a SELECT that has no WHERE.
-    statement = upsert(share_attempts).from_select(
-        ["chat_id", "sequence", "share_day", *mark],
-        select(row.c.id, row.c.sequence, literal(day), *mark.values()).where(true()),
-    )
-    statement = statement.on_conflict_do_update(
-        index_elements=["chat_id", "share_day", "sequence"],
-        set_=mark | _NO_ANSWER,
-        where=share_attempts.c.outcome == Outcome.UNSENT.value,
-    )
-    claimed = await connection.execute(statement.returning(share_attempts.c.chat_id, share_attempts.c.sequence))
+    claimed = await connection.execute(_claiming(asked.statement, connection.dialect.name), {**asked.values, **values})
     return [
         Claim(chat_id=chat_id, share_day=day, sequence=sequence, run_id=run_id, claimed_at=now)
         for chat_id, sequence in sorted((chat_id, sequence) for chat_id, sequence in claimed)
@@ -195,8 +190,13 @@ async def record(connection: AsyncConnection, answers: Sequence[Recorded]) -> No
     An answer that comes so late that its claim was settled as `unknown` replaces that: the run that called knows
     better.
     """
-    if answers:
-        await connection.execute(_RECORD, [_recorded_row(answer) for answer in answers])
+    if not answers:
+        return
+    rows = [_recorded_row(answer) for answer in answers]
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_RECORD_ALL, {name: [row[name] for row in rows] for name in rows[0]})
+    else:
+        await connection.execute(_RECORD, rows)
 
 
 async def release(connection: AsyncConnection, claims: Collection[Claim], *, why: str, now: datetime) -> None:
@@ -337,28 +337,81 @@ _CLAIMED: Final[ColumnElement[str]] = literal_column("'claimed'", Text)
 
 _NO_ANSWER: Final = {name: null() for name in ("finished_at", "http_status", "error_code", "error_message", "trace_id")}
 
-_RECORD: Final = (
-    update(share_attempts)
-    .where(
-        share_attempts.c.chat_id == bindparam("claim_chat_id"),
-        share_attempts.c.share_day == bindparam("claim_share_day"),
-        share_attempts.c.sequence == bindparam("claim_sequence"),
-        share_attempts.c.run_id == bindparam("claim_run_id"),
-        share_attempts.c.claimed_at == bindparam("claim_claimed_at"),
-        or_(
-            share_attempts.c.outcome == Outcome.CLAIMED.value,
-            share_attempts.c.outcome == Outcome.UNKNOWN.value,
-        ),
+
+@lru_cache(maxsize=8)
+def _locking(chosen: Select[str, int]) -> Select[str, int]:
+    """The statement that locks the rows of chats that may be called, as many as are wanted."""
+    return chosen.limit(bindparam("claim_at_most")).with_for_update(of=chats, skip_locked=True)
+
+
+@lru_cache(maxsize=8)
+def _claiming(chosen: Select[str, int], dialect: str) -> ReturningInsert[str, int]:
+    """The statement that puts claims into the table, as many as are wanted, and returns them."""
+    mark = {
+        "outcome": literal(Outcome.CLAIMED.value),
+        "run_id": bindparam("claim_run_id", type_=Text),
+        "claimed_at": bindparam("claim_now", type_=UtcTime()),
+        "requested_by": bindparam("claim_requested_by", type_=Text),
+        "reason": bindparam("claim_reason", type_=Text),
+    }
+    row = chosen.limit(bindparam("claim_at_most")).subquery()
+    upsert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    # SQLite cannot parse ON CONFLICT after a SELECT that has no WHERE.
+    statement = upsert(share_attempts).from_select(
+        ["chat_id", "sequence", "share_day", *mark],
+        select(row.c.id, row.c.sequence, bindparam("claim_day", type_=Date), *mark.values()).where(true()),
     )
-    .values(
-        outcome=bindparam("answer_outcome"),
-        finished_at=bindparam("answer_finished_at"),
-        http_status=bindparam("answer_http_status"),
-        error_code=bindparam("answer_error_code"),
-        error_message=bindparam("answer_error_message"),
-        trace_id=bindparam("answer_trace_id"),
+    statement = statement.on_conflict_do_update(
+        index_elements=["chat_id", "share_day", "sequence"],
+        set_=mark | _NO_ANSWER,
+        where=share_attempts.c.outcome == Outcome.UNSENT.value,
     )
-)
+    return statement.returning(share_attempts.c.chat_id, share_attempts.c.sequence)
+
+
+# What no answer replaces. Not turned round (claimed or unknown): PostgreSQL would look for those, among all of history.
+_FINAL: Final = (Outcome.SHARED, Outcome.REJECTED, Outcome.UNSENT)
+
+_CLAIM_COLUMNS: Final = {
+    "claim_chat_id": share_attempts.c.chat_id,
+    "claim_share_day": share_attempts.c.share_day,
+    "claim_sequence": share_attempts.c.sequence,
+    "claim_run_id": share_attempts.c.run_id,
+    "claim_claimed_at": share_attempts.c.claimed_at,
+}
+_ANSWER_COLUMNS: Final = {
+    "answer_outcome": share_attempts.c.outcome,
+    "answer_finished_at": share_attempts.c.finished_at,
+    "answer_http_status": share_attempts.c.http_status,
+    "answer_error_code": share_attempts.c.error_code,
+    "answer_error_message": share_attempts.c.error_message,
+    "answer_trace_id": share_attempts.c.trace_id,
+}
+
+
+def _recording(value_of: Callable[[str], ColumnElement[Any]]) -> Update:
+    """The update that records an answer, if its claim is still the one in the table; the values by their names."""
+    return (
+        update(share_attempts)
+        .where(
+            *(column == value_of(name) for name, column in _CLAIM_COLUMNS.items()),
+            *(share_attempts.c.outcome != outcome.value for outcome in _FINAL),
+        )
+        .values({column: value_of(name) for name, column in _ANSWER_COLUMNS.items()})
+    )
+
+
+def _all_at_once() -> Update:
+    """One statement for any number of answers: each value is an array, and its row is the one at its place."""
+    types = {name: kept.type for name, kept in (_CLAIM_COLUMNS | _ANSWER_COLUMNS).items()}
+    arrays = [bindparam(name, type_=postgresql.ARRAY(type_)) for name, type_ in types.items()]
+    columns = [column(name, type_) for name, type_ in types.items()]
+    answers = func.unnest(*arrays).table_valued(*columns).render_derived(name="answers")
+    return _recording(lambda name: answers.c[name])
+
+
+_RECORD: Final = _recording(bindparam)
+_RECORD_ALL: Final = _all_at_once()
 
 
 def _recorded_row(recorded: Recorded) -> dict[str, object]:

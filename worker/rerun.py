@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, exists, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.candidates import Remainder, Request, Window
+from worker.candidates import Question, Remainder, Request, Window
 from worker.eligibility import Again, Rules, next_sequence, ruling_again, source
 from worker.ledger import Outcome
 from worker.tables import chats, contact_cards, share_attempts
@@ -107,15 +107,15 @@ class Chosen:
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
         """The next chats of the plan that may still be called."""
         start = bisect.bisect_right(self._ids, after)
-        some = self._ids[start : start + at_most]
-        rows = await connection.execute(self.claimable(now, some))
-        return Window(ids=list(rows.scalars()), after=some[-1] if start + at_most < len(self._ids) else None)
+        some = self._ids[start : start + min(at_most, BATCH)]
+        rows = await connection.execute(self.claimable(now, some).statement)
+        return Window(ids=list(rows.scalars()), after=some[-1] if start + len(some) < len(self._ids) else None)
 
-    def claimable(self, now: datetime, among: Collection[str]) -> Select[str, int]:
+    def claimable(self, now: datetime, among: Collection[str]) -> Question:
         """Those that may be called, and were not called by anybody since the plan."""
         following = next_sequence(self.rules.share_day(now)).label("sequence")
-        return (
-            select(chats.c.id, following)
+        return Question(
+            statement=select(chats.c.id, following)
             .select_from(source())
             .where(chats.c.id.in_(among), self._ruling(now, among) == Again.ALLOWED.value)
             .order_by(chats.c.id)

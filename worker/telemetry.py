@@ -4,6 +4,7 @@ Everything goes through here, the standard-library loggers of our dependencies t
 turn up, in any field or traceback: that is the last line of defence, not the first.
 """
 
+import json
 import logging
 import re
 import sys
@@ -54,7 +55,7 @@ def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False,
         )
         last = [structlog.processors.format_exc_info, _without_empty, redact, renderer]
     else:
-        last = [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        last = [structlog.processors.format_exc_info, redact, _as_json]
         shared.append(structlog.stdlib.add_logger_name)
     structlog.configure(
         processors=[
@@ -84,6 +85,14 @@ def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False,
 def mask_phone_numbers(text: str) -> str:
     """A text with the middle of its phone numbers left out."""
     return PHONE_NUMBER.sub(r"\1\2***\3", text)
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""`json.dumps` would make an encoder anew for each line."""
+
+
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
 
 
 def _without_empty(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
