@@ -3,16 +3,18 @@
 # make check  what CI runs: lint, format, types, tests
 # make torture  tries for some minutes to make it call twice: crashes, lies, kill -9
 # make soak     lets it live for a month, in minutes, and looks whether it grows
+# make bench    the measurements of docs/performance.md; BENCH_ARGS=--quick for a look in two minutes
 # make format puts the code into shape
 PYTHON ?= python3
 PYTEST_ARGS ?=
 EXAMPLES ?= 100
 TORTURE_ARGS ?=
 SOAK_ARGS ?=
+BENCH_ARGS ?=
 export PYTHON
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: demo test check lint format lock audit mutants torture soak clean
+.PHONY: demo test check lint format lock audit mutants torture soak bench clean
 .DEFAULT_GOAL := check
 
 demo:
@@ -44,6 +46,10 @@ format:
 	@scripts/setup.sh dev
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+bench:
+	@scripts/setup.sh bench
+	.venv/bin/python -m bench $(BENCH_ARGS)
 
 # Pins what a deployment installs; carries hashes and no index lines.
 lock:

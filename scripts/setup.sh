@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv fit for the work: 'setup.sh' for running the worker, 'setup.sh dev' for its tests and checks too.
+# Makes .venv fit for the work: 'setup.sh' for running the worker, 'setup.sh dev' for its tests and checks too,
+# 'setup.sh bench' for measuring it.
 # It may be run from any state: a moved, half-made or outdated environment is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,9 +40,9 @@ if [[ $same_place != "$(pwd) $("$python" -VV)" ]] || ! .venv/bin/python -m pip -
 fi
 pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --upgrade 'pip>=25.1' # the first pip that reads dependency groups
-if [[ $what == dev ]]; then
-  pip install --editable . --group dev
-else
+if [[ $what == run ]]; then
   pip install --editable .
+else
+  pip install --editable . --group "$what"
 fi
 echo "$wanted" >"$stamp"

@@ -1,0 +1,100 @@
+"""What the commands cost to start, what an idle `serve` holds, and what four processes are worth."""
+
+import itertools
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from bench import machine
+from bench.stage import KINDS, Stage, pass_seconds, run, settings, start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle:
+    """A `serve` that waits for its time."""
+
+    memory_mb: float
+    cpu_percent: float
+    """Of one core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """One process and four of them, on one PostgreSQL."""
+
+    one_per_second: float
+    four_per_second: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast four are."""
+        return self.four_per_second / self.one_per_second
+
+
+def start_up(stage: Stage) -> dict[str, float]:
+    """Seconds that commands take which have nothing to do; medians."""
+    rounds = 3 if stage.quick else 9
+    found: dict[str, float] = {}
+    with machine.fake_api(stage.server_core) as base_url:
+        for words in (["--version"], ["--help"]):
+            environment = settings(base_url, "sqlite:///unused.db")
+            run(stage, words, environment)
+            seconds = [run(stage, words, environment).seconds for _ in range(rounds)]
+            found[f"share-worker {words[0]}"] = statistics.median(seconds)
+        for kind in KINDS:
+            with stage.chats(kind, 100, due=0) as url:
+                environment = settings(base_url, url)
+                run(stage, ["run"], environment)
+                seconds = [run(stage, ["run"], environment).seconds for _ in range(rounds)]
+                found[f"share-worker run, nothing due, {kind}"] = statistics.median(seconds)
+    return found
+
+
+def idle_serve(stage: Stage) -> Idle:
+    """A `serve` with nothing to do until tomorrow, once it has settled."""
+    seconds = 10 if stage.quick else 60
+    with machine.fake_api(stage.server_core) as base_url, stage.chats("postgresql", 10_000, due=0) as url:
+        port = machine.free_port()
+        environment = settings(base_url, url, HTTP_PORT=str(port), SHARE_SCHEDULE="0 0 29 2 *")
+        process = start(stage, ["serve"], environment)
+        try:
+            time.sleep(8)
+            before = _cpu_seconds(process.pid)
+            time.sleep(seconds)
+            used = _cpu_seconds(process.pid) - before
+            memory = machine.peak_mb(process.pid)
+        finally:
+            process.terminate()
+            process.communicate()
+    return Idle(memory_mb=memory, cpu_percent=100 * used / seconds)
+
+
+def together(stage: Stage) -> Together:
+    """Passes at an API of 50 ms, 20 calls in flight in each process; one, and four at the same time."""
+    shares, rounds = (800, 1) if stage.quick else (3_000, 3)
+    speeds: dict[int, list[float]] = {1: [], 4: []}
+    with machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url:
+        for _, processes in itertools.product(range(rounds), speeds):
+            with stage.chats("postgresql", shares * processes, due=shares * processes) as url:
+                environment = settings(base_url, url, SHARE_CONCURRENCY="20")
+                workers = [start(stage, ["run", "--json"], environment) for _ in range(processes)]
+                passes = [pass_seconds(worker.communicate()[0]) for worker in workers]
+            shared = sum(count for _, _, count in passes)
+            if shared != shares * processes:
+                msg = f"{processes} processes were to share {shares * processes}, and shared {shared}"
+                raise RuntimeError(msg)
+            speeds[processes].append(shared / _span(passes))
+    return Together(one_per_second=statistics.median(speeds[1]), four_per_second=statistics.median(speeds[4]))
+
+
+def _span(passes: list[tuple[datetime, datetime, int]]) -> float:
+    """Seconds from the first one's beginning to the last one's end."""
+    return (max(ended for _, ended, _ in passes) - min(began for began, _, _ in passes)).total_seconds()
+
+
+def _cpu_seconds(process: int) -> float:
+    with open(f"/proc/{process}/stat") as file:  # noqa: PTH123 -- a file of the kernel's
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
