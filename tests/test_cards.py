@@ -336,10 +336,7 @@ async def test_list_shows_each_line_with_its_card_and_its_chats(live: Scene, set
 
 
 async def test_what_create_and_update_learn_is_known_to_the_next_look(live: Scene, settings: dict[str, str]) -> None:
-    await live.add_chat("chat")
     live.account.deactivate_card(LINE)
-    await share_worker("run", **settings)
-    assert await stored(live) == {LINE: False}
     created = await share_worker("cards", "create", "+1 (555) 010-0001", "--first-name", "Ann", **settings)
     assert created.code == 0
     assert created.err == f"share-worker: '+1 (555) 010-0001' is {LINE}\n"

@@ -91,7 +91,7 @@ async def future(engine: AsyncEngine, rules: Rules, now: datetime) -> list[dict[
         return [await verdicts(connection, rules, moment) for moment in moments]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 async def test_no_verdict_changes_by_a_prune_today_or_later(engine: AsyncEngine, seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- repeatable on purpose
     gone = 0
@@ -297,14 +297,17 @@ async def test_a_date_that_the_rules_still_need_is_refused_with_the_latest_one(
 ) -> None:
     today = datetime.now(UTC).date()
     far = settings | {"SHARE_EVERY_DAYS": "30"}
-    for word in (today + 400 * DAY, today, today - 29 * DAY):
+    for word in (today + 400 * DAY, today - 28 * DAY):
         line = one_line(await share_worker("prune", "--before", word.isoformat(), "--yes", **far), 2)
         found = date.fromisoformat(line.partition("but may be ")[2][:10])
         assert today - 31 * DAY <= found <= today - 29 * DAY, "the day may have changed meanwhile"
         assert "at the latest" in line
-    line = one_line(await share_worker("prune", "--before", "soon", **settings), 2)
-    assert line == "share-worker: --before is 'soon', but may be a date such as 2026-01-31"
     assert len(await history(old.engine)) == 4
+
+
+async def test_what_is_no_date_is_refused() -> None:
+    line = one_line(await share_worker("prune", "--before", "soon"), 2)
+    assert line == "share-worker: --before is 'soon', but may be a date such as 2026-01-31"
 
 
 async def count_old(engine: AsyncEngine) -> int:
