@@ -221,11 +221,12 @@ async def test_a_locked_sqlite_file_is_waited_for(
         scene.add_line()
         for chat_id in ids:
             await scene.add_chat(chat_id)
-        scene.account.add_fault(Fault(path="share", delay_seconds=0.01))
+        # While all four calls in flight take their time, the pass leaves the file alone: the intruder gets its lock.
+        scene.account.add_fault(Fault(path="share", after=6, times=4, delay_seconds=1))
         going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
         await until(lambda: len(scene.called()) >= 6)
         intruder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-        await asyncio.to_thread(intruder.execute, "BEGIN IMMEDIATE")  # the pass may hold the lock for a moment
+        await asyncio.to_thread(intruder.execute, "BEGIN IMMEDIATE")
         called = len(scene.called())
         await until(lambda: clock.slept != [])
         intruder.execute("ROLLBACK")
