@@ -1,7 +1,8 @@
 """A client of Linq's Partner API, as far as the worker needs it; nothing about databases, days or who is due.
 
 `share` sends its request once: no layer below repeats it or follows a redirect, and whatever fails is `PerhapsDone`,
-unless it is one of the few errors that can only come before a byte of the request has left. Reads are repeated. What answers mean is in `worker.linq_answers`.
+unless it is one of the few errors that can only come before a byte of the request has left. Reads are repeated. What
+answers mean is in `worker.linq_answers`.
 """
 
 import asyncio
