@@ -320,9 +320,10 @@ async def own(own_server: Server, clock: HandClock) -> AsyncIterator[Scene]:
 
 
 async def test_a_server_that_is_restarted_or_full_in_the_middle_costs_nobody_the_day(
-    own: Scene, own_server: Server
+    own: Scene, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First a restart without warning; then, the connections cut, every place at the server is taken by others."""
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 1e9)  # the clock of the test flies; the server takes its time
     own.account.add_fault(Fault(path="share", delay_seconds=0.02))
     going = asyncio.create_task(own.one_pass(limits=FOUR))
     await until(lambda: len(own.called()) >= 5)
