@@ -103,9 +103,18 @@ def server_version(server: URL) -> str:
 
 def peak_mb(process: int | str = "self") -> float:
     """The greatest memory of a process so far, in megabytes; 0 where the system does not tell."""
+    return _status_mb(process, "VmHWM")
+
+
+def memory_mb(process: int) -> float:
+    """The memory of a process now, in megabytes."""
+    return _status_mb(process, "VmRSS")
+
+
+def _status_mb(process: int | str, name: str) -> float:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
     return 0.0
 

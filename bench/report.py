@@ -85,11 +85,12 @@ def put_scale(stage: Stage, sizes: Sequence[Size]) -> None:
     put("scale", [*lines, ""])
 
 
-def put_resources(stage: Stage, starting: Mapping[str, float], idle: Idle) -> None:
+def put_resources(stage: Stage, starting: Mapping[str, float], idle: Mapping[str, Idle]) -> None:
     lines = ["", stamp(stage, "Medians"), "", "| | seconds |", "|---|---:|"]
     lines += [f"| `{name}` | {seconds:.2f} |" for name, seconds in starting.items()]
-    lines += ["", f"An idle `serve`: {idle.memory_mb:.0f} MB, {idle.cpu_percent:.2f} % of a core.", ""]
-    put("resources", lines)
+    lines += ["", "| idle `serve` | memory, MB | of a core |", "|---|---:|---:|"]
+    lines += [f"| {kind} | {found.memory_mb:.0f} | {found.cpu_percent:.2f} % |" for kind, found in idle.items()]
+    put("resources", [*lines, ""])
 
 
 def put_together(stage: Stage, speeds: Together) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bench import machine
-from bench.stage import KINDS, Stage, pass_seconds, run, settings, start
+from bench.stage import KINDS, Kind, Stage, pass_seconds, run, settings, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Idle:
     """A `serve` that waits for its time."""
 
     memory_mb: float
+    """Resident, shared libraries included."""
     cpu_percent: float
     """Of one core."""
 
@@ -52,10 +53,10 @@ def start_up(stage: Stage) -> dict[str, float]:
     return found
 
 
-def idle_serve(stage: Stage) -> Idle:
-    """A `serve` with nothing to do until tomorrow, once it has settled."""
+def idle_serve(stage: Stage, kind: Kind) -> Idle:
+    """A `serve` with nothing to do for years, once it has settled."""
     seconds = 10 if stage.quick else 60
-    with machine.fake_api(stage.server_core) as base_url, stage.chats("postgresql", 10_000, due=0) as url:
+    with machine.fake_api(stage.server_core) as base_url, stage.chats(kind, 10_000, due=0) as url:
         port = machine.free_port()
         environment = settings(base_url, url, HTTP_PORT=str(port), SHARE_SCHEDULE="0 0 29 2 *")
         process = start(stage, ["serve"], environment)
@@ -64,7 +65,7 @@ def idle_serve(stage: Stage) -> Idle:
             before = _cpu_seconds(process.pid)
             time.sleep(seconds)
             used = _cpu_seconds(process.pid) - before
-            memory = machine.peak_mb(process.pid)
+            memory = machine.memory_mb(process.pid)
         finally:
             process.terminate()
             process.communicate()
