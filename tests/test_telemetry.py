@@ -422,7 +422,7 @@ async def test_a_days_work_at_the_level_debug_shows_no_secret_and_no_number(
     captured = capfd.readouterr()
     shown = captured.out + captured.err
     assert MASKED in shown
-    for talker in ("httpcore", "aiosqlite", "failed again"):
+    for talker in ("aiosqlite", "failed again"):
         assert talker in shown
     assert_nothing_leaked(shown)
 

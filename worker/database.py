@@ -59,7 +59,7 @@ PAUSE_SECONDS: Final = 1.0
 MIGRATION_LOCK: Final = 0x4C696E71
 """The PostgreSQL advisory lock under which one process at a time migrates ('Linq' in ASCII)."""
 
-IDLE_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 0.1
 """A PostgreSQL connection that lay idle for longer is tried before it is used."""
 
 POSTGRESQL_OPTIONS: Final = {
