@@ -294,3 +294,14 @@ async def test_what_a_run_attempted_today_is_left_out_of_its_count_and_nothing_e
 
 def test_the_rules_without_settings_are_those_of_the_settings() -> None:
     assert replace(Settings().rules, timezone=UTC) == Rules()
+
+
+@pytest.mark.parametrize(("hours", "expected"), [(2, "due"), (1.9999, "too_soon")])
+async def test_the_hours_between_two_calls_are_over_to_the_moment(
+    engine: AsyncEngine, hours: float, expected: str
+) -> None:
+    """Yesterday's refused call, an hour before midnight; an hour after it."""
+    midnight = datetime(2026, 3, 10, tzinfo=UTC)
+    called = midnight - timedelta(hours=1)
+    await add(engine, [row("chat", last_outbound_at=called)], [attempt("chat", TODAY - DAY, "rejected", called)])
+    assert await only(engine, Rules(min_hours=2), called + timedelta(hours=hours)) == expected
