@@ -305,3 +305,26 @@ async def test_the_hours_between_two_calls_are_over_to_the_moment(
     called = midnight - timedelta(hours=1)
     await add(engine, [row("chat", last_outbound_at=called)], [attempt("chat", TODAY - DAY, "rejected", called)])
     assert await only(engine, Rules(min_hours=2), called + timedelta(hours=hours)) == expected
+
+
+@pytest.mark.parametrize(("days_ago", "expected"), [(9, "too_soon"), (10, "due")])
+async def test_the_days_between_two_shares_are_counted_however_many_they_are(
+    engine: AsyncEngine, days_ago: int, expected: str
+) -> None:
+    await add(engine, [row("chat")], [attempt("chat", TODAY - days_ago * DAY, "shared", NOW - days_ago * DAY)])
+    assert await only(engine, Rules(every_days=10)) == expected
+
+
+@pytest.mark.parametrize(("hours_ago", "day"), [(0.5, 9), (22.99, 8)])
+async def test_the_last_hours_are_seen_however_far_east_the_worker_moves(
+    engine: AsyncEngine, hours_ago: float, day: int
+) -> None:
+    """A call that was made in the last of all time zones, seen from the first one: two dates later, hours ago."""
+    now = datetime(2026, 3, 10, 10, 30, tzinfo=UTC)
+    last, first = ZoneInfo("Etc/GMT+12"), ZoneInfo("Pacific/Kiritimati")
+    made = now - timedelta(hours=hours_ago)
+    assert (made.astimezone(last).day, now.astimezone(first).day) == (day, 11)
+    await add(
+        engine, [row("chat", last_outbound_at=made)], [attempt("chat", made.astimezone(last).date(), "rejected", made)]
+    )
+    assert await only(engine, Rules(timezone=first, min_hours=23), now) == "too_soon"
