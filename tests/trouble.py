@@ -50,15 +50,21 @@ class Near:
     def __init__(self, url: str) -> None:
         self.url = url
         self._intruder: sqlite3.Connection | None = None
+        self._taking: asyncio.Task[sqlite3.Cursor] | None = None
 
     async def lose(self) -> None:
         file = make_url(self.url).database
         assert file is not None
         if self._intruder is None:
             self._intruder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-            await asyncio.to_thread(self._intruder.execute, "BEGIN IMMEDIATE")  # a worker may hold the lock
+            # A worker may hold the lock at the moment.
+            self._taking = asyncio.create_task(asyncio.to_thread(self._intruder.execute, "BEGIN IMMEDIATE"))
+            await asyncio.wait([self._taking])
 
     async def give_back(self) -> None:
+        if self._taking is not None:
+            await asyncio.gather(self._taking, return_exceptions=True)
+            self._taking = None
         if self._intruder is not None:
             self._intruder.close()
             self._intruder = None
@@ -79,15 +85,18 @@ class Far:
     def __init__(self, near: str, relay: Relay) -> None:
         self._near = near
         self._relay = relay
+        self._lost = False
         through = make_url(near).set(host="127.0.0.1", port=relay.port, query={"sslmode": "disable"})
         self.url = through.render_as_string(hide_password=False)
 
     async def lose(self) -> None:
+        self._lost = True
         await self._relay.refuse()
 
     async def give_back(self) -> None:
-        await self._relay.refuse()
-        await self._relay.accept()
+        if self._lost:
+            self._lost = False
+            await self._relay.accept()
 
     def cut(self) -> None:
         self._ask(f"SELECT pg_terminate_backend(pid) {OTHERS}")

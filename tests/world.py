@@ -8,11 +8,13 @@ pass, at a call or a commit that was chosen before, a `Strike` comes.
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Literal
+from unittest import mock
 
 from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tests import killed
 from tests.judge import FORCED, Judge, Row, Witnessed, open_ledger
 from tests.lies import Time, WorkerClock
-from tests.trouble import Reach, reaching
+from tests.trouble import Near, Reach, reaching
 from worker import database
 from worker.calls import FRESH_SECONDS
 from worker.candidates import Request
@@ -41,8 +43,14 @@ FRESH: Final = timedelta(seconds=FRESH_SECONDS)
 PATIENCE: Final = 0.15
 """Seconds that a worker waits for an answer, where one is held back."""
 
-Event = Literal["jump", "freeze", "second", "away", "cut", "unsaid", "stop", "cancel", "card", "pause", "migrate"]
-TROUBLE: Final = {"away", "cut", "unsaid"}
+BUSY_SECONDS: Final = database.BUSY_SECONDS
+LITTLE_PATIENCE: Final = 0.2
+"""Seconds that a locked SQLite file is waited for, where it is locked on purpose."""
+
+Event = Literal[
+    "jump", "freeze", "second", "away", "cut", "unsaid", "stop", "cancel", "card", "pause", "migrate", "kill"
+]
+TROUBLE: Final[frozenset[Event]] = frozenset({"away", "cut", "unsaid"})
 """Events after which a pass may fail, or leave claims that it could not finish."""
 
 
@@ -64,6 +72,17 @@ class Work:
     limits: Limits
     rerun: Chosen | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    events: frozenset[Event] = frozenset()
+    """What strikes meanwhile."""
+
+
+@dataclass
+class Armed:
+    """A strike that waits for its moment."""
+
+    strike: Strike
+    come: Callable[[], None]
+    seen: int = 0
 
 
 class World:
@@ -85,8 +104,7 @@ class World:
         self._paused: set[str] = set()
         self._chats: dict[str, Chat] = {}
         """As the table has them; Linq may have forgotten some."""
-        self._countdown: dict[str, int] = {}
-        self._strike: Callable[[], None] | None = None
+        self._armed: list[Armed] = []
         self._sleeps_left = 0
         self._background: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
@@ -157,34 +175,33 @@ class World:
         limits: Limits,
         *,
         fault: Fault | None = None,
-        strike: Strike | None = None,
+        strikes: Sequence[Strike] = (),
         rerun: Chosen | None = None,
     ) -> PassResult | None:
         """A pass of the first worker, with what goes wrong in it; None where it did not come to an end of its own."""
+        events = {strike.event for strike in strikes}
         if fault is not None:
             self.judge.add_fault(fault)
-        if strike is not None and strike.event == "freeze":
+        if "freeze" in events:
             limits = replace(limits, concurrency=1)  # so that nothing is on its way when time stands still
-        work = Work(rules, limits, rerun)
-        making = asyncio.create_task(self._do_work(work, lambda: self.error))
-        if strike is not None:
-            self._arm(strike, lambda: self._come(strike, making, work))
+        work = Work(rules, limits, rerun, events=frozenset(events))
         result: PassResult | None = None
-        try:
-            result = await making
-        except asyncio.CancelledError:
-            assert strike is not None
-            assert strike.event == "cancel"
-        except SQLAlchemyError:
-            assert strike is not None
-            assert strike.event in TROUBLE, "a pass without trouble of the database ends well"
-        self._countdown.clear()
-        await asyncio.gather(*self._background)
-        self._background.clear()
+        with mock.patch.object(database, "BUSY_SECONDS", LITTLE_PATIENCE if events & TROUBLE else BUSY_SECONDS):
+            making = asyncio.create_task(self._do_work(work, lambda: self.error))
+            self._armed = [Armed(strike, partial(self._come, strike, making, work)) for strike in strikes]
+            try:
+                result = await making
+            except asyncio.CancelledError:
+                assert "cancel" in events
+            except SQLAlchemyError:
+                assert events & TROUBLE, "a pass without trouble of the database ends well"
+            self._armed.clear()
+            await self.reach.give_back()
+            await asyncio.gather(*self._background)
+            self._background.clear()
         await self._settle_down()
-        in_trouble = strike is not None and strike.event in TROUBLE
         if result is not None:
-            self._check_result(result, alone=strike is None or strike.event != "second", in_trouble=in_trouble)
+            self._check_result(result, alone=not events & {"second", *TROUBLE})
         return result
 
     async def plan_rerun(self, rules: Rules, selection: Selection, *, force: bool) -> Chosen:
@@ -211,11 +228,11 @@ class World:
         )
         process, slept = killed.send(errand)
         if at_call is not None and (pid := process.pid) is not None:
-            self._arm(Strike("call", at_call, "cancel"), lambda: os.kill(pid, signal.SIGKILL))
+            self._armed = [Armed(Strike("call", at_call, "kill"), lambda: os.kill(pid, signal.SIGKILL))]
         with self.time.spent(lambda: slept.value):
             code = await killed.ended(process)
             assert code in {0, -signal.SIGKILL}, f"the process ended with {code}"
-            self._countdown.clear()
+            self._armed.clear()
             await self._settle_down()
 
     async def _do_work(self, work: Work, error: Callable[[], timedelta]) -> PassResult:
@@ -248,15 +265,12 @@ class World:
 
     # What strikes in the middle of one
 
-    def _arm(self, strike: Strike, come: Callable[[], None]) -> None:
-        self._countdown = {strike.at: strike.number}
-        self._strike = come
-
     def _count(self, what: Literal["call", "commit"]) -> None:
-        if what in self._countdown:
-            self._countdown[what] -= 1
-            if self._countdown[what] == 0 and self._strike is not None:
-                self._strike()
+        for armed in self._armed:
+            if armed.strike.at == what:
+                armed.seen += 1
+                if armed.seen == armed.strike.number:
+                    armed.come()
 
     def _on_call(self, number: int) -> None:
         """A call has arrived at Linq."""
@@ -275,20 +289,23 @@ class World:
         self._background.append(asyncio.create_task(work))
 
     def _come(self, strike: Strike, making: "asyncio.Task[PassResult]", work: Work) -> None:
+        in_a_file = isinstance(self.reach, Near)
         match strike.event:
             case "jump":
                 self.jump(timedelta(seconds=strike.by))
             case "freeze":
+                if "second" in work.events:
+                    self.time.lie(timedelta(seconds=strike.by))  # the other one's calls may be on their way
                 self.time.go(strike.by)
             case "second":
                 self._do(self._second(work, timedelta(seconds=strike.by)))
-            case "away":
+            case "cut" if not in_a_file:
+                self.reach.cut()
+            case "unsaid" if not in_a_file:
+                self.reach.lose_word_of_commit()
+            case "away" | "cut" | "unsaid":
                 self._sleeps_left = max(1, int(strike.by))
                 self._do(self.reach.lose())
-            case "cut":
-                self.reach.cut()
-            case "unsaid":
-                self.reach.lose_word_of_commit()
             case "stop":
                 work.stop.set()
             case "cancel":
@@ -303,9 +320,13 @@ class World:
     async def _second(self, work: Work, differs_by: timedelta) -> None:
         """Another worker on another machine, told to do the same; its clock differs."""
         since, error = self.time.now(), self.error + differs_by
-        result = await self._do_work(replace(work, stop=asyncio.Event()), lambda: error)
+        try:
+            result = await self._do_work(replace(work, stop=asyncio.Event()), lambda: error)
+        except SQLAlchemyError:
+            assert work.events & TROUBLE
+        else:
+            self._check_result(result, alone=False)
         self.time.lie(differs_by, since)
-        self._check_result(result, alone=False, in_trouble=False)
 
     async def _settle_down(self) -> None:
         """Wait until everything that workers sent, living or dead, has arrived; then nobody is at work."""
@@ -324,7 +345,7 @@ class World:
 
     # What must be true
 
-    def _check_result(self, result: PassResult, *, alone: bool, in_trouble: bool) -> None:
+    def _check_result(self, result: PassResult, *, alone: bool) -> None:
         """A pass that ended says what it did, and leaves no claim open."""
         rows = self.judge.rows()
         mine = [row for row in rows if row.run_id == result.run_id]
@@ -334,7 +355,7 @@ class World:
                 for row in mine
                 if row.outcome is Outcome.CLAIMED
             ]
-        if result.tally is None or not alone or in_trouble:
+        if result.tally is None or not alone:
             return
         tally = result.tally
         for outcome in (Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT):
@@ -391,13 +412,16 @@ class World:
                 found.append(f"two calls within {apart}, with clocks off by {lied}: {before}, {each}")
         return found
 
-    def unexplained(self, rules: Rules, *, called_since: int) -> list[str]:
+    async def unexplained(self, rules: Rules, *, called_since: int) -> list[str]:
         """Chats that an undisturbed pass did not call, and whose verdict is not true by what the world knows itself."""
         now = self.time.tell(self.error)
         called = {call.chat_id for call in self.judge.share_calls[called_since:]}
         statement = select(chats.c.id, verdict(rules, now)).select_from(source())
-        with self.ledger.connect() as connection:
-            verdicts: dict[str, str] = {chat_id: name for chat_id, name in connection.execute(statement)}  # noqa: C416 -- rows are no plain pairs
+        async with (
+            database.opened(database.parse_url(self._database_url)) as engine,
+            database.read(engine) as connection,
+        ):
+            verdicts: dict[str, str] = {chat_id: name for chat_id, name in await connection.execute(statement)}  # noqa: C416 -- rows are no plain pairs
         rows = self.judge.rows()
         return [
             f"{chat_id} was not called and is said to be {name}: {[row for row in rows if row.chat_id == chat_id]}"
