@@ -232,11 +232,15 @@ async def test_replicas_finish_what_a_killed_one_left(
 ) -> None:
     populate(linq.account, chats=500)
     await linq.know(*linq.account.chats.values())
-    linq.account.add_fault(Fault(path="share", delay_seconds=0.02))
+    linq.account.add_fault(Fault(path="share", delay_seconds=0.5))  # so that nobody is done before all have begun
     replicas: list[Served] = [
         await serve(**earlier_today(), SHARE_CONCURRENCY="5")  # type: ignore[misc] # a coroutine of one
         for _ in range(3)
     ]
+    for replica in replicas:
+        await replica.until("pass.started")
+    linq.account.clear_faults()
+    linq.account.add_fault(Fault(path="share", delay_seconds=0.02))
     await until(lambda: len(linq.called()) >= 150)
     replicas[0].process.kill()
     for replica in replicas[1:]:
