@@ -87,6 +87,30 @@ class Telling:
         return f"Telling({self.text!r})"
 
 
+class Full(io.StringIO):
+    """A stderr that leads to a disk that is full, or to a pipe that nobody reads."""
+
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError(32, f"no room for {len(text)} characters")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_line_that_cannot_be_written_harms_nobody(
+    form: LogFormat, closed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_to(form)
+    with monkeypatch.context() as broken:
+        stderr = Full()
+        if closed:
+            stderr.close()
+        broken.setattr(sys, "stderr", stderr)
+        log.error("lost")
+        logging.getLogger("some.dependency").error("lost too")
+    log.info("afterwards")
+    assert "afterwards" in capsys.readouterr().err
+
+
 # The form for machines
 
 
