@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import URL, make_url
 
 PACKAGES: Final = (
-    "linq-share-worker", "httpx", "httpcore", "h11", "sqlalchemy", "psycopg", "aiosqlite",
+    "linq-share-worker", "httpx", "httpcore", "httptools", "sqlalchemy", "psycopg", "aiosqlite",
     "linq-python", "aiohttp", "httpx-aiohttp", "procrastinate", "pgqueuer", "asyncpg",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from bench.throughput import IN_FLIGHT
 PARTS: Final = (
     ("the event loop, waiting", ("select (selectors.py",)),
     ("logs", ("worker/telemetry.py", "structlog/", "logging/__init__.py")),
-    ("call: HTTP (h11, httpx, sockets)", ("worker/linq.py", "worker/connection.py", "httpx/", "h11/")),
+    ("call: HTTP (llhttp, httpx, sockets)", ("worker/linq.py", "worker/connection.py", "httpx/")),
     ("claim", ("claim (worker/ledger.py",)),
     ("record", ("record (worker/ledger.py",)),
     ("walk, cards, tally", ("_look (worker/calls.py", "_count (worker/share_pass.py", "_store_cards (worker/share_")),

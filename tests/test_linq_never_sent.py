@@ -813,21 +813,31 @@ async def test_a_kept_connection_that_breaks_under_the_next_share_is_perhaps_don
     assert server.requests == [SHARE_OF[name] for name in ("first", "second", "third")]
 
 
-async def test_a_surplus_answer_is_not_taken_for_the_answer_to_the_next_share(tls: ssl.SSLContext | None) -> None:
+@pytest.mark.parametrize(
+    "surplus",
+    [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 60\r\n\r\n",  # its body would be the answer to the next share
+        b"HTTP/1.1 404 Not F",
+        b"nonsense",
+    ],
+)
+async def test_a_surplus_answer_is_not_taken_for_the_answer_to_the_next_share(
+    tls: ssl.SSLContext | None, surplus: bytes
+) -> None:
     """A proxy that answers once too often: else each later share would be told what became of another one."""
 
     async def script(visit: Visit) -> None:
         while True:
             request = await visit.request()
-            surplus = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" if b"/first/" in request else b""
-            visit.send(DONE + surplus)
+            visit.send(DONE + (surplus if b"/first/" in request else b""))
 
     async with raw_server(script, tls) as server:
         async with Linq(KEY, base_url=server.base_url, connections=1, timeout=PATIENCE) as linq:
             assert await linq.share("first") == 202
             assert await attempt(linq.share("second")) == 202
         await server.quiet()
-    assert server.requests == [SHARE_OF["first"], SHARE_OF["second"]]
+    assert [visit.requests for visit in server.visits] == [[SHARE_OF["first"]], [SHARE_OF["second"]]]
 
 
 async def test_a_share_after_one_that_broke_off_is_not_given_the_rest_of_its_answer() -> None:
@@ -849,6 +859,17 @@ async def test_a_share_after_one_that_broke_off_is_not_given_the_rest_of_its_ans
 
 
 # Who else gets to see the request
+
+
+@pytest.mark.parametrize("smuggled", ["\r\nX-More: 1", "\nX-More: 1", "\rX-More: 1", "\0"])
+async def test_a_key_that_would_end_its_header_is_not_sent(smuggled: str) -> None:
+    async with raw_server(silent) as server:
+        async with Linq(KEY + smuggled, base_url=server.base_url, timeout=PATIENCE) as linq:
+            outcome = await attempt(linq.share("chat"))
+        await server.quiet()
+    assert isinstance(outcome, LinqError)
+    assert KEY not in str(outcome)
+    assert server.received == b""
 
 
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

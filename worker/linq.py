@@ -8,10 +8,10 @@ answers mean is in `worker.linq_answers`.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 from urllib.parse import quote
 
 import httpx
@@ -78,16 +78,19 @@ class Linq:
         connections: int = 20,
         clock: Clock | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._url = httpx.URL(base_url.rstrip("/"))  # taken apart once: that costs a tenth of a call
+        self._base_path = self._url.raw_path.rstrip(b"/")
         self._timeout = timeout
         self._clock = clock or SystemClock()
         self._key = api_key
-        self._headers = {
-            "Authorization": f"Bearer {api_key}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"linq-share-worker/{__version__}",
-        }
+        self._headers = httpx.Headers(
+            {
+                "Authorization": f"Bearer {api_key}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": f"linq-share-worker/{__version__}",
+            }
+        )
         connect = min(CONNECT_SECONDS, timeout / 3)  # name, connection and TLS together stay within the deadline
         self._extensions = {"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}}
         self._verify = httpx.create_ssl_context()
@@ -97,7 +100,7 @@ class Linq:
 
     def __repr__(self) -> str:
         """Without the key."""
-        return f"Linq(base_url={self._base_url!r})"
+        return f"Linq(base_url={str(self._url)!r})"
 
     async def __aenter__(self) -> Self:
         """Nothing connects before the first call."""
@@ -267,10 +270,7 @@ class Linq:
 
         A body that is cut short, or too large, does not unsay the status before it.
         """
-        content = json.dumps(body).encode() if body is not None else b""
-        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
-        extensions = self._extensions if veto is None else self._extensions | {"before_send": _asking(veto)}
-        request = httpx.Request(method, self._base_url + path, headers=headers, content=content, extensions=extensions)
+        request = self._request(method, path, body, veto)
         response: httpx.Response | None = None
         received = bytearray()
         complete = False
@@ -280,7 +280,7 @@ class Linq:
                 async with asyncio.timeout(self._timeout):
                     response = await connection.handle_async_request(request)
                     limit = LARGEST_ANSWER if method == "GET" else LARGEST_ERROR
-                    async for part in response.aiter_bytes():
+                    async for part in _body(response):
                         received += part
                         if len(received) > limit:
                             break
@@ -302,6 +302,18 @@ class Linq:
             return status, answer
         headers = {name: self._without_key(value) for name, value in response.headers.items()}
         raise refusal(status, headers, self._without_key(response.reason_phrase), answer, self._clock.now())
+
+    def _request(self, method: str, path: str, body: Json | None, veto: Veto | None) -> httpx.Request:
+        """A request as the connection takes it: the path, ready for the wire, is its extension `target`."""
+        extensions: dict[str, object] = self._extensions | {"target": self._base_path + path.encode("ascii")}
+        if veto is not None:
+            extensions["before_send"] = _asking(veto)
+        headers, content = self._headers, b""
+        if body is not None:
+            headers = httpx.Headers(headers)
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        return httpx.Request(method, self._url, headers=headers, content=content, extensions=extensions)
 
     def _no_answer(self, error: Exception) -> LinqError:
         name, text = type(error).__name__, self._without_key(str(error))
@@ -329,6 +341,13 @@ def _asking(veto: Veto) -> Callable[[], None]:
             raise NeverSent(reason)
 
     return ask
+
+
+def _body(response: httpx.Response) -> AsyncIterable[bytes]:
+    """The body as it comes; decoded where the server encoded it, though it was asked not to."""
+    if "Content-Encoding" in response.headers:
+        return response.aiter_bytes()
+    return cast("httpx.AsyncByteStream", response.stream)  # our own connection's
 
 
 def _told_card(answer: Json) -> Card:
