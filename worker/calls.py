@@ -36,6 +36,10 @@ FRESH_SECONDS: Final = 60.0
 WINDOW: Final = 5_000
 """How many candidates the walk reads ahead."""
 
+FAR: Final = 4
+AT_LEAST: Final = 100
+"""Candidates for each call that is wanted, and for all of them: where others claim as well, many are taken already."""
+
 LAPS: Final = 3
 """How often the walk is made for chats that stay due: their request never left, or another worker held their row."""
 
@@ -94,8 +98,11 @@ class Calls:
         """The last moment of the pass that belongs to its share day."""
         self._pace = Pace(limits.per_second)
         self._news = asyncio.Event()
+        self._to_tell = asyncio.Event()
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
         self._finished: list[_Finished] = []
+        self._untold: deque[_Finished] = deque()
+        """Calls that the ledger has, and the log not yet."""
         self._candidates: deque[str] = deque()
         self._after: str | None = ""
         """Where the walk is: the last id it read; None at the end of the table."""
@@ -104,6 +111,8 @@ class Calls:
         """Why chats that this lap came by stayed due; None if none did."""
         self._lap_pause = HELD_PAUSE_SECONDS
         self._claimed = 0
+        self._others_claim = False
+        """Whether a claim came back with less than it could: some chats were held by others, or no longer due."""
         self._not_before = 0.0
         self._lost_since: float | None = None
         self._unconfirmed: list[Claim] = []
@@ -117,6 +126,7 @@ class Calls:
             SQLAlchemyError: the database failed for good; answers that could not be recorded are in the log.
         """
         listener = asyncio.create_task(self._hear_stop())
+        teller = asyncio.create_task(self._tell_as_they_come())
         try:
             while True:
                 self._news.clear()
@@ -132,10 +142,11 @@ class Calls:
             await self._hang_up()
             raise
         finally:
-            listener.cancel()
-            for task in self._in_flight:
+            for task in (listener, teller, *self._in_flight):
                 task.cancel()
-            await asyncio.gather(listener, *self._in_flight, return_exceptions=True)
+            await asyncio.gather(listener, teller, *self._in_flight, return_exceptions=True)
+            while self._untold:
+                self._tell(self._untold.popleft())
 
     def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
         """How the calls ended: completed, or stopped and why. A stop that left nobody waiting is none."""
@@ -213,11 +224,8 @@ class Calls:
     async def _turn(self, wanted: int) -> None:
         """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""
         finished, self._finished = self._finished, []
-        among = (
-            [self._candidates[place] for place in range(min(len(self._candidates), max(4 * wanted, 100)))]
-            if wanted
-            else []
-        )
+        reach = max(FAR * wanted, AT_LEAST) if wanted and self._others_claim else wanted
+        among = [self._candidates[place] for place in range(min(len(self._candidates), reach))]
         claims: list[Claim] = []
         try:
             async with database.write(self._engine) as connection:
@@ -249,8 +257,7 @@ class Calls:
         if self._unconfirmed:
             log.warning("claims.returned", chats=len(self._unconfirmed))
         self._unconfirmed, self._lost_since = [], None
-        for call in finished:
-            self._tell(call)
+        self._keep_in_mind(finished)
         self._pass_over(among, claims, wanted)
         started = self._clock.monotonic()
         self._pace.take(len(claims), started)
@@ -266,6 +273,7 @@ class Calls:
         while last is not None and self._candidates and self._candidates[0] <= last:
             self._candidates.popleft()
         if among and len(claims) < min(wanted, len(among)):
+            self._others_claim = True
             self._stayed_due = self._stayed_due or "another worker held them"
 
     async def _call(self, claim: Claim, claimed: float) -> None:
@@ -305,11 +313,27 @@ class Calls:
             self._finished.append(_Finished(recorded=recorded, error=None, milliseconds=0.0))
         self._news.set()
 
+    def _keep_in_mind(self, recorded: list[_Finished]) -> None:
+        """Note what the ledger has now: whoever stays due, and what there is to tell."""
+        for call in recorded:
+            answer = call.recorded.answer
+            if answer.outcome is Outcome.UNSENT:
+                self._stayed_due, self._lap_pause = answer.error_message, UNSENT_PAUSE_SECONDS
+        self._untold.extend(recorded)
+        self._to_tell.set()
+
+    async def _tell_as_they_come(self) -> None:
+        """Tell one call in each round of the event loop: while the database works on a turn there is time for it."""
+        while True:
+            await self._to_tell.wait()
+            self._to_tell.clear()
+            while self._untold:
+                self._tell(self._untold.popleft())
+                await asyncio.sleep(0)
+
     def _tell(self, call: _Finished) -> None:
         """Say what was recorded: to the log, and to whoever watches."""
         answer = call.recorded.answer
-        if answer.outcome is Outcome.UNSENT:
-            self._stayed_due, self._lap_pause = answer.error_message, UNSENT_PAUSE_SECONDS
         say = log.info if answer.outcome is Outcome.SHARED else log.warning
         say(
             "share.recorded",
