@@ -32,13 +32,20 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = {
-    "worker/ledger.py": ["tests/test_ledger.py"],
-    "worker/candidates.py": ["tests/test_ledger.py"],
-    "worker/eligibility.py": ["tests/test_eligibility.py", "tests/test_ledger.py"],
+    "worker/ledger.py": ["tests/test_ledger.py", "tests/test_rerun.py", "tests/test_share_pass.py"],
+    "worker/candidates.py": ["tests/test_ledger.py", "tests/test_share_pass.py"],
+    "worker/eligibility.py": [
+        "tests/test_eligibility.py",
+        "tests/test_ledger.py",
+        "tests/test_rerun.py",
+        "tests/test_partner_rows.py",
+    ],
     "worker/written.py": ["tests/test_partner_rows.py"],
-    "worker/share_pass.py": ["tests/test_share_pass.py"],
+    "worker/share_pass.py": ["tests/test_share_pass.py", "tests/test_pass_faults.py"],
 }
 """By what a module's mutants are judged: the tests nearest to it. Those that start processes would not see a mutant."""
+TURNS: Final = ("not postgresql", "postgresql")
+"""Which of the tests, turn by turn: the second ones only where the first, which are quicker, saw nothing."""
 TEST_SECONDS: Final = 20
 MUTANT_SECONDS: Final = 240
 
@@ -284,6 +291,10 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def survives(mutant: Mutant | None, tests: list[str]) -> bool:
     """Run the tests against a mutant, or against the code as it is; whether all of them pass."""
+    return all(_survives(mutant, tests, turn) for turn in TURNS)
+
+
+def _survives(mutant: Mutant | None, tests: list[str], turn: str) -> bool:
     child = os.fork()
     if child:
         return _waited_for(child) == 0
@@ -307,6 +318,8 @@ def survives(mutant: Mutant | None, tests: list[str]) -> bool:
         "ignore::pytest.PytestAssertRewriteWarning",
         "--timeout",
         str(TEST_SECONDS),
+        "-k",
+        turn,
     ]
     os._exit(pytest.main([*options, *tests]))
 
