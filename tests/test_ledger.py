@@ -225,10 +225,13 @@ async def test_a_recorded_answer_is_not_changed_by_another_run_or_a_later_word(
 
 async def test_the_claims_of_dead_workers_become_unknown(engine: AsyncEngine, chat_ids: list[str]) -> None:
     await claim(engine, chat_ids[:2], run="dead", now=NOW - timedelta(minutes=15, seconds=1))
-    await claim(engine, chat_ids[2:4], run="alive", now=NOW - timedelta(minutes=14, seconds=59))
+    await claim(engine, chat_ids[2:4], run="alive", now=NOW - timedelta(minutes=15))
     await record(engine, await claim(engine, chat_ids[4:5], now=NOW - timedelta(hours=2)), Outcome.SHARED)
     async with database.write(engine) as connection:
         assert await ledger.settle_stale(connection, NOW) == 2
+        row = (await connection.execute(select(share_attempts).where(share_attempts.c.chat_id == "chat-00"))).one()
+    assert row.finished_at == NOW
+    assert "the worker ended" in row.error_message
     assert await outcomes(engine) == {
         "chat-00": "unknown",
         "chat-01": "unknown",
@@ -275,7 +278,11 @@ async def test_a_run_is_written_down_from_beginning_to_end(engine: AsyncEngine) 
         await ledger.open_run(
             connection, run_id="run", trigger=Trigger.COMMAND, share_day=day, worker="host:1", now=NOW
         )
-        running = (await connection.execute(select(runs))).one()
+        await ledger.open_run(
+            connection, run_id="other", trigger=Trigger.COMMAND, share_day=day, worker="host:2", now=NOW
+        )
+        mine = select(runs).where(runs.c.id == "run")
+        running = (await connection.execute(mine)).one()
         await ledger.close_run(
             connection,
             run_id="run",
@@ -284,10 +291,12 @@ async def test_a_run_is_written_down_from_beginning_to_end(engine: AsyncEngine) 
             tally={"shared": 3, "skipped": {"paused": 1}},
             now=NOW + timedelta(minutes=1),
         )
-        ended = (await connection.execute(select(runs))).one()
+        ended = (await connection.execute(mine)).one()
+        other = (await connection.execute(select(runs).where(runs.c.id == "other"))).one()
     assert (running.status, running.trigger, running.share_day, running.worker) == ("running", "command", day, "host:1")
     assert (ended.status, ended.detail, ended.finished_at) == ("stopped", "told to", NOW + timedelta(minutes=1))
     assert ended.tally == {"shared": 3, "skipped": {"paused": 1}}
+    assert (other.status, other.finished_at, other.tally) == ("running", None, None)
 
 
 async def test_runs_that_cannot_be_running_any_more_are_closed(engine: AsyncEngine) -> None:
