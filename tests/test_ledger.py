@@ -212,15 +212,30 @@ async def test_recording_twice_does_no_harm(engine: AsyncEngine, chat_ids: list[
     assert await outcomes(engine) == {"chat-00": "shared", "chat-01": "shared"}
 
 
-async def test_a_recorded_answer_is_not_changed_by_another_run_or_a_later_word(
+@pytest.mark.parametrize("first", [Outcome.SHARED, Outcome.REJECTED, Outcome.UNSENT])
+async def test_a_recorded_answer_is_not_changed_by_a_later_word(
+    engine: AsyncEngine, chat_ids: list[str], first: Outcome
+) -> None:
+    made = await claim(engine, chat_ids[:1])
+    await record(engine, made, first)
+    for later in Outcome:
+        await record(engine, made, later)
+        assert await outcomes(engine) == {"chat-00": first.value}
+
+
+async def test_an_answer_to_another_claim_than_the_one_in_the_table_is_not_taken(
     engine: AsyncEngine, chat_ids: list[str]
 ) -> None:
     (made,) = await claim(engine, chat_ids[:1])
-    await record(engine, [made], Outcome.SHARED)
-    await record(engine, [made], Outcome.UNSENT)
-    stranger = replace(made, run_id="stranger")
-    await record(engine, [stranger], Outcome.REJECTED)
-    assert await outcomes(engine) == {"chat-00": "shared"}
+    for changed in (
+        {"run_id": "stranger"},
+        {"claimed_at": NOW - timedelta(seconds=1)},
+        {"sequence": 1},
+        {"share_day": made.share_day + timedelta(days=1)},
+        {"chat_id": "chat-01"},
+    ):
+        await record(engine, [replace(made, **changed)], Outcome.REJECTED)
+        assert await outcomes(engine) == {"chat-00": "claimed"}
 
 
 async def test_the_claims_of_dead_workers_become_unknown(engine: AsyncEngine, chat_ids: list[str]) -> None:
