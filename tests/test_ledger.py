@@ -6,16 +6,16 @@ from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import Text, case, cast, event, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.scene import Attempt, Scene
 from worker import database, ledger
-from worker.candidates import Due, Request
+from worker.candidates import SPAN, Due, Request
 from worker.eligibility import Rules
 from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Trigger
-from worker.tables import chats, contact_cards, runs, share_attempts
+from worker.tables import UtcTime, chats, contact_cards, runs, share_attempts
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 LINE = "+15550100001"
@@ -400,3 +400,24 @@ async def test_the_candidates_are_read_a_window_at_a_time_each_once(engine: Asyn
             windows.append(window.ids)
             after = window.after
     assert windows == [chat_ids[:12], chat_ids[12:24], chat_ids[24:]]
+
+
+async def test_the_walk_goes_on_where_a_span_of_the_table_ends(engine: AsyncEngine) -> None:
+    due = (0, SPAN - 1, SPAN, SPAN + 9)
+    numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < due[-1]))
+    rows = select(
+        cast(numbers.c.n + 100_000, Text),
+        literal(LINE),
+        case((numbers.c.n.in_(due), "iMessage"), else_="SMS"),
+        literal(NOW - timedelta(hours=2), UtcTime()),
+    )
+    walked, after = [], ""
+    async with database.write(engine) as connection:
+        await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+        names = ["id", "from_number", "service", "last_outbound_at"]
+        await connection.execute(insert(chats).from_select(names, rows))
+        while (window := await Due(RULES).read_ahead(connection, NOW, after=after, at_most=3)).after is not None:
+            walked.append(window.ids)
+            after = window.after
+    assert [*walked, window.ids] == [["100000", str(100_000 + SPAN - 1)], [str(100_000 + n) for n in due[2:]]]
