@@ -1013,7 +1013,7 @@ _waits: Final = (
         "{}, {} {} {} {}:{}:00 {}".format,
         st.sampled_from(["Mon", "Foo", ""]),
         st.integers(),
-        st.sampled_from(["Jan", "Feb", "XXX"]),
+        st.sampled_from(["Jan", "Feb", "Foo"]),
         st.integers(),
         st.integers(-1, 99),
         st.integers(-1, 99),

@@ -328,14 +328,18 @@ CALM = Move(
 )
 
 
+PLACES: tuple[tuple[Literal["call", "commit"], int], ...] = (("commit", 4), ("commit", 5), ("call", 2))
+"""Where a pass is struck: at its first claim's commit, at the first with answers, between two calls."""
+
+
 def troubles() -> Iterator[Move]:
     """A pass with each misbehaviour of Linq, each event at each of its places, each kind of death, each rerun."""
     for how in HOW_LINQ_MISBEHAVES:
         yield replace(CALM, kind="linq misbehaves", fault=Fault(path="share", after=1, times=2, **how))
-    for event, spans_ in EVENTS.items():
-        for by in {min(spans_), max(spans_), *spans_[-1:]}:
-            for at, number in (("commit", 4), ("commit", 5), ("call", 2)):
-                strike = Strike(at, number, event, by)  # type: ignore[arg-type] # one of its two words
+    for event, sizes in EVENTS.items():
+        for by in {min(sizes), max(sizes), sizes[-1]}:
+            for at, number in PLACES:
+                strike = Strike(at, number, event, by)
                 yield replace(CALM, kind="struck", strikes=[strike])
                 if event in {"cut", "unsaid", "second", "freeze"} and at == "commit":
                     yield replace(CALM, kind="struck rerun", strikes=[strike], selection=SELECTIONS[3])
@@ -349,18 +353,15 @@ def tour(new_database: Callable[[], str]) -> int:
     """Each trouble in a story of its own: before midnight, between passes in peace; how many stories there were."""
     told = 0
     for move in troubles():
-        again = move.kind in {"rerun", "struck rerun"}
+        passes = [(EVENING, move), (1, CALM), (MIDNIGHT, CALM)]
+        if move.kind in {"rerun", "struck rerun"}:  # of calls that were made before
+            passes = [(1, CALM), (16, move), *passes[1:]]
         machine = Torture(new_database())
         try:
             machine.begin(night=NIGHTS[0], before=70, minutes=60, zone=ZONES[told % 3], chats=6)
-            if again:
-                machine.a_pass(changed=[], later=1, move=CALM)
-            machine.a_pass(changed=[], later=16 if again else EVENING, move=move)
-            machine.the_promise_is_kept()
-            machine.a_pass(changed=[], later=1, move=CALM)
-            machine.the_promise_is_kept()
-            machine.a_pass(changed=[], later=MIDNIGHT, move=CALM)
-            machine.the_promise_is_kept()
+            for later, each in passes:
+                machine.a_pass(changed=[], later=later, move=each)
+                machine.the_promise_is_kept()
         except AssertionError as error:
             error.add_note(f"in the story of {move}")
             raise

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -98,10 +99,9 @@ class Calls:
         """The last moment of the pass that belongs to its share day."""
         self._pace = Pace(limits.per_second)
         self._news = asyncio.Event()
-        self._to_tell = asyncio.Event()
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
         self._finished: list[_Finished] = []
-        self._untold: deque[_Finished] = deque()
+        self._untold: asyncio.Queue[_Finished] = asyncio.Queue()
         """Calls that the ledger has, and the log not yet."""
         self._candidates: deque[str] = deque()
         self._after: str | None = ""
@@ -145,8 +145,8 @@ class Calls:
             for task in (listener, teller, *self._in_flight):
                 task.cancel()
             await asyncio.gather(listener, teller, *self._in_flight, return_exceptions=True)
-            while self._untold:
-                self._tell(self._untold.popleft())
+            while not self._untold.empty():
+                self._tell(self._untold.get_nowait())
 
     def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
         """How the calls ended: completed, or stopped and why. A stop that left nobody waiting is none."""
@@ -225,7 +225,7 @@ class Calls:
         """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""
         finished, self._finished = self._finished, []
         reach = max(FAR * wanted, AT_LEAST) if wanted and self._others_claim else wanted
-        among = [self._candidates[place] for place in range(min(len(self._candidates), reach))]
+        among = list(islice(self._candidates, reach))
         claims: list[Claim] = []
         try:
             async with database.write(self._engine) as connection:
@@ -319,17 +319,13 @@ class Calls:
             answer = call.recorded.answer
             if answer.outcome is Outcome.UNSENT:
                 self._stayed_due, self._lap_pause = answer.error_message, UNSENT_PAUSE_SECONDS
-        self._untold.extend(recorded)
-        self._to_tell.set()
+            self._untold.put_nowait(call)
 
     async def _tell_as_they_come(self) -> None:
         """Tell one call in each round of the event loop: while the database works on a turn there is time for it."""
         while True:
-            await self._to_tell.wait()
-            self._to_tell.clear()
-            while self._untold:
-                self._tell(self._untold.popleft())
-                await asyncio.sleep(0)
+            self._tell(await self._untold.get())
+            await asyncio.sleep(0)
 
     def _tell(self, call: _Finished) -> None:
         """Say what was recorded: to the log, and to whoever watches."""

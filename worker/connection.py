@@ -45,6 +45,7 @@ class Connection(httpx.AsyncBaseTransport):
             httpx.ConnectTimeout: no connection in time.
             httpx.ReadError: the connection broke; the request may have arrived.
             httpx.RemoteProtocolError: the connection was closed, or what came is not HTTP; the same.
+            httpx.LocalProtocolError: the request's target or a header would garble it; nothing was written.
         """
         body = await request.aread()
         if self._wire is None or not self._wire.is_fit(self._idle_seconds):
@@ -79,7 +80,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self._transport: asyncio.Transport
-        self._news: select.poll
+        self._poll: select.poll
         self._parser = httptools.HttpResponseParser(self)
         self._awaits = False
         """A request was written, and its answer is not over."""
@@ -105,8 +106,8 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # create_connection makes no other kind
         peer: socket.socket = transport.get_extra_info("socket")
-        self._news = select.poll()
-        self._news.register(peer, select.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(peer, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if not self._awaits:
@@ -184,7 +185,7 @@ class _Wire(asyncio.Protocol):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    async def _news_of(self) -> None:
+    async def _more(self) -> None:
         """Return when more has come.
 
         Raises:
@@ -211,7 +212,7 @@ class _Wire(asyncio.Protocol):
     def _has_news(self) -> bool:
         """Whether the socket holds bytes, or an end, that the event loop has not come to yet."""
         with contextlib.suppress(OSError):
-            return bool(self._news.poll(0))
+            return bool(self._poll.poll(0))
         return True
 
     def send(self, request: httpx.Request, body: bytes) -> None:
@@ -234,7 +235,7 @@ class _Wire(asyncio.Protocol):
     async def head(self) -> None:
         """Return when the head of the answer is there: `status`, `reason` and `headers`."""
         while not self._has_head:
-            await self._news_of()
+            await self._more()
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body of the answer, as it comes; after it the connection is free again, or of no more use."""
@@ -247,7 +248,7 @@ class _Wire(asyncio.Protocol):
             elif self._is_whole:
                 break
             else:
-                await self._news_of()
+                await self._more()
         if not self._usable:
             self.abort()
             return

@@ -38,7 +38,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 class _Lines:
-    """Where our own events end, whole lines already: the same place, without a detour of half a call's work."""
+    """Where our own events end, whole lines already: the same place, without the detour by `logging`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
