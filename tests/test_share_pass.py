@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Connection, event, select
+from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
 from tests.relay import relaying
@@ -470,6 +471,15 @@ async def test_midnight_between_the_decision_and_the_claim_makes_no_claim_for_an
     assert result.detail == "its share day, 2026-03-10, is over"
     assert scene.called() == []
     assert await scene.attempts() == []
+
+
+async def test_the_log_tells_each_call_once_and_before_the_pass_has_ended(scene: Scene) -> None:
+    ids = await add_chats(scene, 60)
+    with capture_logs() as logs:
+        await scene.one_pass(limits=Limits(per_second=0, concurrency=60))  # so that all answers are recorded at once
+    told = [log for log in logs if log["event"] in {"share.recorded", "pass.ended"}]
+    assert sorted(log["chat_id"] for log in told[:-1]) == ids
+    assert told[-1]["event"] == "pass.ended"
 
 
 @pytest.mark.parametrize(("seconds", "called"), [(59, True), (61, False)])
