@@ -205,6 +205,42 @@ async def test_an_answer_is_written_down_whole(engine: AsyncEngine, chat_ids: li
     assert row.finished_at == NOW + timedelta(seconds=2)
 
 
+async def test_the_answers_of_a_turn_keep_their_own_words_whatever_is_in_them(
+    engine: AsyncEngine, chat_ids: list[str]
+) -> None:
+    words = [
+        None,
+        "",
+        "null",
+        "NULL",
+        'say "no"',
+        "{a,b}",
+        r"C:\new\u0041",
+        "two\nlines\t\x7f",
+        "naïve 日本 👩‍👩‍👧",
+        "%s :x $1",
+    ]
+    claims = await claim(engine, chat_ids[: len(words)])
+    answers = [
+        Answer(outcome=Outcome.REJECTED, error_code=number or None, error_message=word, trace_id=word)
+        for number, word in enumerate(words)
+    ]
+    async with database.write(engine) as connection:
+        await ledger.record(
+            connection,
+            [
+                Recorded(claim=made, answer=answer, finished_at=NOW + timedelta(microseconds=number))
+                for number, (made, answer) in enumerate(zip(claims, answers, strict=True))
+            ],
+        )
+    async with database.read(engine) as connection:
+        rows = (await connection.execute(select(share_attempts).order_by(share_attempts.c.chat_id))).all()
+    assert [row.error_message for row in rows] == words
+    assert [row.trace_id for row in rows] == words
+    assert [row.error_code for row in rows] == [answer.error_code for answer in answers]
+    assert [row.finished_at for row in rows] == [NOW + timedelta(microseconds=number) for number in range(len(words))]
+
+
 async def test_recording_twice_does_no_harm(engine: AsyncEngine, chat_ids: list[str]) -> None:
     made = await claim(engine, chat_ids[:2])
     await record(engine, made, Outcome.SHARED)

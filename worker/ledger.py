@@ -12,6 +12,7 @@ of workers; and no one may call without a claim that is committed. Nothing here 
     claimed, for 15 minutes: its worker is dead --settle--> unknown
 """
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -20,12 +21,14 @@ from functools import lru_cache
 from typing import Any, Final, TypedDict
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Date,
     Select,
     Text,
     Update,
     bindparam,
+    cast,
     column,
     exists,
     func,
@@ -194,7 +197,8 @@ async def record(connection: AsyncConnection, answers: Sequence[Recorded]) -> No
         return
     rows = [_recorded_row(answer) for answer in answers]
     if connection.dialect.name == "postgresql":
-        await connection.execute(_RECORD_ALL, {name: [row[name] for row in rows] for name in rows[0]})
+        values = {"answers": json.dumps(rows, default=_iso), "answers_in_all": len(rows)}
+        await connection.execute(_RECORD_ALL, values)
     else:
         await connection.execute(_RECORD, rows)
 
@@ -402,16 +406,21 @@ def _recording(value_of: Callable[[str], ColumnElement[Any]]) -> Update:
 
 
 def _all_at_once() -> Update:
-    """One statement for any number of answers: each value is an array, and its row is the one at its place."""
-    types = {name: kept.type for name, kept in (_CLAIM_COLUMNS | _ANSWER_COLUMNS).items()}
-    arrays = [bindparam(name, type_=postgresql.ARRAY(type_)) for name, type_ in types.items()]
-    columns = [column(name, type_) for name, type_ in types.items()]
-    answers = func.unnest(*arrays).table_valued(*columns).render_derived(name="answers")
+    """One statement for any number of answers, which are the rows of one JSON value."""
+    columns = [column(name, kept.type) for name, kept in (_CLAIM_COLUMNS | _ANSWER_COLUMNS).items()]
+    given = cast(bindparam("answers", type_=Text), JSON)
+    rows = func.json_to_recordset(given).table_valued(*columns).render_derived(name="given", with_types=True)
+    # Told how many there are: PostgreSQL takes any JSON for a hundred rows, and would read all of history for two.
+    answers = select(*rows.c).limit(bindparam("answers_in_all")).subquery("answers")
     return _recording(lambda name: answers.c[name])
 
 
 _RECORD: Final = _recording(bindparam)
 _RECORD_ALL: Final = _all_at_once()
+
+
+def _iso(moment: date) -> str:
+    return moment.isoformat()
 
 
 def _recorded_row(recorded: Recorded) -> dict[str, object]:
