@@ -1,6 +1,5 @@
 """The commands that stop and resume sharing in chats: `pause` and `resume`."""
 
-import asyncio
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, Yes, chat_ids, confirm, finish, os_user, read_settings, stop_on_signals, watched
+from worker.cli.shell import (
+    Json,
+    Yes,
+    chat_ids,
+    confirm,
+    done,
+    finish,
+    os_user,
+    read_settings,
+    stop_on_signals,
+    watched,
+)
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
     settings = read_settings(least=watched())
     ids = chat_ids(words)
     if line is not None:
-        line = asyncio.run(_ask(settings, verb, line, yes=yes))
+        line = done(_ask(settings, verb, line, yes=yes))
     finish(_work(settings, verb, ids, line, reason=reason, as_json=as_json))
 
 

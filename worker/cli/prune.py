@@ -1,6 +1,5 @@
 """The command that removes old history: `prune`."""
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, Yes, confirm, finish, read_settings, stop_on_signals
+from worker.cli.shell import Json, Yes, confirm, done, finish, read_settings, stop_on_signals
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def prune(
     """
     settings = read_settings(least="warning")
     day = _allowed(settings, before)
-    plan = asyncio.run(_plan(settings, day))
+    plan = done(_plan(settings, day))
     nothing = not (plan.attempts or plan.runs)
     if dry_run or not json:
         _print_plan(settings, plan, as_json=json)

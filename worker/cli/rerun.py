@@ -1,6 +1,5 @@
 """The command that calls again on the same day: `rerun`."""
 
-import asyncio
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from worker.cli.shell import (
     card_activity,
     chat_ids,
     confirm,
+    done,
     finish,
     lines,
     os_user,
@@ -100,7 +100,7 @@ def rerun(
     )
     settings = read_settings(least=watched())
     _require_today(settings, day)
-    plan = asyncio.run(_plan(settings, selection, force=force, show=dry_run, as_json=json))
+    plan = done(_plan(settings, selection, force=force, show=dry_run, as_json=json))
     if dry_run or not plan.counts:
         raise typer.Exit
     many = len(plan.sequences)

@@ -1,22 +1,25 @@
 """What the commands share: the settings and logs they start with, signals, and how they end."""
 
-import asyncio
 import io
 import re
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from worker.linq import Linq
     from worker.settings import Settings
     from worker.telemetry import LogLevel
+
+T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 NoMigrate = Annotated[
@@ -55,9 +58,16 @@ def watched() -> "LogLevel | None":
     return "warning" if sys.stderr.isatty() else None
 
 
+def done(work: Coroutine[None, None, T]) -> T:
+    """Do a piece of asynchronous work to its end, and return its result."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
 def finish(work: Coroutine[None, None, int]) -> NoReturn:
     """Run a command's work to its end, and exit with its code."""
-    raise typer.Exit(asyncio.run(work))
+    raise typer.Exit(done(work))
 
 
 def only_prints() -> None:
@@ -70,12 +80,14 @@ def only_prints() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def stop_on_signals(drain_seconds: float | None = None) -> asyncio.Event:
+def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
     """An event that SIGINT or SIGTERM sets.
 
     The second signal ends the process at once, and so does, a moment after `drain_seconds`, whatever holds it up: a
     database that hangs, a watchdog that does not answer. The ledger is true without its last words.
     """
+    import asyncio
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
