@@ -11,7 +11,7 @@ import h11
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.test_linq_never_sent import SHARE, Visit, raw_server, share_over
+from tests.raw_server import SHARE, Visit, raw_server, share_over
 from worker.linq_answers import NeverSent
 
 ANSWERS: Final = (

@@ -9,19 +9,8 @@ import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
+from tests.raw_server import Script, Visit, answer, envelope, keep_alive, raw_server, reset_unread, reset_when_read
 from tests.scene import LINE, Scene
-from tests.test_linq import answer, envelope
-from tests.test_linq_never_sent import (
-    Script,
-    Visit,
-    certificate,
-    keep_alive,
-    raw_server,
-    refusing_port,
-    reset_unread,
-    reset_when_read,
-    self_signed,
-)
 from worker import database, heartbeat
 from worker.heartbeat import Heartbeat
 from worker.ledger import RunStatus, Trigger
@@ -29,8 +18,6 @@ from worker.linq import READ_TRIES
 from worker.share_pass import PassResult
 from worker.simulator.faults import Fault
 from worker.tables import contact_cards, runs
-
-__all__ = ["certificate", "refusing_port", "self_signed"]
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CARDS = {"contact_cards": [{"phone_number": LINE, "first_name": "Acme", "is_active": True}]}

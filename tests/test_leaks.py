@@ -10,9 +10,8 @@ from structlog.testing import capture_logs
 
 from tests.commands import KEY, share_worker
 from tests.leaks import MEANT, PASSWORD, WatchedLogCapture, judge, leak
+from tests.raw_server import Visit, answer, envelope, raw_server
 from tests.scene import Scene
-from tests.test_linq import answer, envelope
-from tests.test_linq_never_sent import Visit, raw_server
 from worker.simulator.faults import Fault
 
 

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.conftest import START, HandClock
-from tests.test_linq_never_sent import DONE, KEY, PATIENCE, RawServer, Visit, attempt, keep_alive, raw_server
+from tests.raw_server import DONE, KEY, PATIENCE, RawServer, Visit, answer, attempt, envelope, keep_alive, raw_server
 from worker.linq import Linq
 from worker.linq_answers import (
     AccessRefused,
@@ -56,15 +56,6 @@ async def linq(account: Account, clock: HandClock) -> AsyncIterator[Linq]:
         yield linq
 
 
-def answer(status: int, body: object = b"", **headers: str) -> bytes:
-    """A whole HTTP answer; what is not bytes goes as JSON."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    kind = "text/html" if content.startswith(b"<") else "application/json"
-    lines = [f"HTTP/1.1 {status} Reason", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + content
-
-
 @asynccontextmanager
 async def answering(clock: HandClock, *answers: bytes, connections: int = 1) -> AsyncIterator[tuple[Linq, RawServer]]:
     """A client of a server that gives these answers in turn, and the last one from then on."""
@@ -93,15 +84,6 @@ async def share_answered_by(clock: HandClock, told: bytes) -> LinqError:
         error = await refused(linq.share("chat"))
     assert len(server.requests) == 1
     return error
-
-
-def envelope(status: int, code: object, message: object = "What Linq says", **more: object) -> dict[str, object]:
-    """Linq's error envelope."""
-    return {
-        "success": False,
-        "error": {"status": status, "code": code, "message": message, **more},
-        "trace_id": "trace-1",
-    }
 
 
 # Each endpoint at its best, against the simulator

@@ -5,236 +5,31 @@ Each test's server keeps every byte that reached it, so what the client claims i
 
 import asyncio
 import contextlib
-import os
-import re
-import select
 import socket
 import ssl
-import struct
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 import httpx
 import pytest
 
+from tests.raw_server import (
+    DONE,
+    KEY,
+    PATIENCE,
+    REQUEST_LINE,
+    SHARE,
+    Script,
+    Visit,
+    attempt,
+    keep_alive,
+    raw_server,
+    reset_unread,
+    reset_when_read,
+    share_over,
+)
 from worker.linq import NEVER_SENT, Linq
 from worker.linq_answers import AccessRefused, ChatRefused, LinqError, NeverSent, PerhapsDone, RateLimited
-
-KEY: Final = "planted-key-123"
-SHARE: Final = "POST /v3/chats/chat/share_contact_card HTTP/1.1"
-DONE: Final = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
-PATIENCE: Final = 5.0
-"""Seconds until a test that hangs fails."""
-
-_REQUEST_LINE: Final = re.compile(rb"(?:GET|POST|PATCH) \S+ HTTP/1\.1")
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-
-
-@dataclass
-class Visit:
-    """The server's end of one connection: what came over it, and what can be done to it."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    received: bytearray = field(default_factory=bytearray)
-
-    @property
-    def _socket(self) -> socket.socket:
-        found: socket.socket = self.writer.get_extra_info("socket")
-        return found
-
-    @property
-    def requests(self) -> list[str]:
-        """The first line of each request that came."""
-        return [line.decode() for line in _REQUEST_LINE.findall(bytes(self.received))]
-
-    async def request(self) -> bytes:
-        """Read one whole request."""
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        self.received += head
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        body = await self.reader.readexactly(int(length[1]) if length else 0)
-        self.received += body
-        return head + body
-
-    async def until_closed(self) -> None:
-        """Read on until the client closes the connection."""
-        while part := await self.reader.read(65536):
-            self.received += part
-
-    async def closed_within(self, seconds: float) -> bool:
-        """Give the client so long to close the connection; whether it did."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.until_closed()
-        except TimeoutError:
-            return False
-        return True
-
-    def leave_unread(self) -> None:
-        """Take nothing from the connection; only as the first step, and only without TLS."""
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.ReadTransport)
-        transport.pause_reading()
-
-    async def arrived(self) -> None:
-        """Return once the client's bytes lie in the server's buffer."""
-        await asyncio.to_thread(select.select, [self._socket.fileno()], [], [], PATIENCE)
-
-    async def taste(self, count: int) -> None:
-        """Read so many bytes of what arrived, and leave the others."""
-        await self.arrived()
-        with socket.socket(fileno=os.dup(self._socket.fileno())) as same:
-            self.received += same.recv(count)
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def trickle(self, data: bytes, pause: float = 0.05) -> None:
-        """Send byte after byte, until the client has had enough."""
-        for number in range(len(data)):
-            self.send(data[number : number + 1])
-            if await self.closed_within(pause):
-                return
-
-    async def close(self) -> None:
-        """Close the connection in good order, after what was sent."""
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
-
-    def say_no_more(self) -> None:
-        """Close the server's half of the connection, and read on."""
-        self.writer.write_eof()
-        transport = self.writer.transport
-        if isinstance(transport, asyncio.ReadTransport) and not transport.is_reading():
-            transport.resume_reading()
-
-    def reset(self) -> None:
-        """Cut the connection with a TCP reset."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.writer.transport.abort()
-
-
-Script = Callable[[Visit], Awaitable[None]]
-
-
-@dataclass
-class RawServer:
-    """A server that does what its script says on each connection, and reads what else comes until the client closes."""
-
-    script: Script
-    base_url: str = ""
-    visits: list[Visit] = field(default_factory=list)
-    most_at_once: int = 0
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @property
-    def received(self) -> bytes:
-        return b"".join(bytes(visit.received) for visit in self.visits)
-
-    @property
-    def requests(self) -> list[str]:
-        return [request for visit in self.visits for request in visit.requests]
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.most_at_once = max(self.most_at_once, len(self._tasks))
-        visit = Visit(reader, writer)
-        self.visits.append(visit)
-        try:
-            await self.script(visit)
-            await visit.until_closed()
-        except asyncio.IncompleteReadError as rest:
-            visit.received += rest.partial
-        except OSError:
-            pass  # the client went away
-        finally:
-            writer.transport.abort()
-            self._tasks.discard(task)
-
-    async def quiet(self) -> None:
-        """Return when every connection has ended; the clients must have been closed."""
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*self._tasks)
-
-
-@asynccontextmanager
-async def raw_server(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
-    """Serve on a free port of 127.0.0.1 until the block is left."""
-    server = RawServer(script)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
-    port = listening.sockets[0].getsockname()[1]
-    server.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-    try:
-        yield server
-    finally:
-        listening.close()
-        for visit in server.visits:
-            visit.writer.transport.abort()
-        await server.quiet()
-        await listening.wait_closed()
-
-
-async def attempt(share: Awaitable[int]) -> int | LinqError:
-    """The status of a share, or the error that it ended in."""
-    try:
-        return await share
-    except LinqError as error:
-        return error
-
-
-async def share_over(server: RawServer, seconds: float = PATIENCE) -> int | LinqError:
-    """One share by a client of its own; afterwards everything that it sent has arrived."""
-    async with Linq(KEY, base_url=server.base_url, timeout=seconds) as linq, asyncio.timeout(PATIENCE + 5):
-        outcome = await attempt(linq.share("chat"))
-    await server.quiet()
-    return outcome
-
-
-async def keep_alive(visit: Visit) -> None:
-    """Answer every request on the connection with a 202."""
-    while True:
-        await visit.request()
-        visit.send(DONE)
-
-
-# Certificates: one that nobody vouches for, and the same one where the client has been told to trust it
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder / "cert.pem", folder / "key.pem"
-
-
-@pytest.fixture
-def self_signed(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
 
 
 @pytest.fixture(params=["http", "https"])
@@ -266,14 +61,6 @@ def test_no_error_of_an_open_connection_counts_as_never_sent(kind: type[httpx.HT
 
 
 # Never sent: there was no connection to send it over
-
-
-@pytest.fixture
-def refusing_port() -> Iterator[int]:
-    """A port that is taken, and on which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -341,7 +128,7 @@ async def test_a_connection_that_only_the_kernel_accepted_may_have_carried_the_r
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert type(outcome) is PerhapsDone
-    assert len(_REQUEST_LINE.findall(received)) == 1
+    assert len(REQUEST_LINE.findall(received)) == 1
 
 
 async def greets(visit: Visit) -> None:
@@ -420,12 +207,6 @@ async def test_a_server_without_faults_is_shared_through_once(tls: ssl.SSLContex
 # Perhaps done: the connection stood, and what became of the request is not known
 
 
-async def reset_unread(visit: Visit) -> None:
-    visit.leave_unread()
-    await visit.arrived()
-    visit.reset()
-
-
 async def reset_half_read(visit: Visit) -> None:
     visit.leave_unread()
     await visit.taste(20)
@@ -461,11 +242,6 @@ async def test_a_connection_lost_before_the_server_read_the_request_is_perhaps_d
     assert len(server.visits) == 1
     assert len(server.requests) <= 1
     assert SHARE.encode().startswith(server.received[:20])
-
-
-async def reset_when_read(visit: Visit) -> None:
-    await visit.request()
-    visit.reset()
 
 
 async def close_when_read(visit: Visit) -> None:

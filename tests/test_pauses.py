@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import Text, cast, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import KEY, fed, finish, one_line, share_worker, start
+from tests.commands import KEY, answered, fed, finish, one_line, share_worker, start
 from tests.conftest import HandClock
 from tests.scene import LINE, Scene, until
-from tests.test_rerun_command import answered
 from worker import database, pauses
 from worker.clock import SystemClock
 from worker.pauses import State

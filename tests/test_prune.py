@@ -12,11 +12,10 @@ import pytest
 from sqlalchemy import Text, cast, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import finish, one_line, share_worker, start
+from tests.commands import answered, finish, one_line, share_worker, start
 from tests.conftest import START, HandClock
 from tests.scene import Scene
 from tests.test_eligibility import add, attempt, row, verdicts
-from tests.test_rerun_command import answered
 from worker import database, ledger, prune
 from worker.eligibility import Rules
 from worker.prune import Removed, latest_allowed, make_plan, remove

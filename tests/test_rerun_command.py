@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import KEY, Ended, environment, share_worker, start
+from tests.commands import KEY, Ended, answered, environment, share_worker, start
 from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
 from worker.clock import SystemClock
@@ -62,29 +61,6 @@ def one_line(ended: Ended, code: int) -> str:
     assert line.startswith("share-worker: ")
     assert ended.out == ""
     return line
-
-
-async def answered(answer: str, *words: str, **settings: str) -> Ended:
-    """Run a command with a person at the keyboard, who gives this answer."""
-    keyboard, stdin = os.openpty()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "worker",
-            *words,
-            env=environment(**settings),
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        os.write(keyboard, answer.encode() + b"\n")
-        out, err = await process.communicate()
-    finally:
-        os.close(stdin)
-        os.close(keyboard)
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
 
 
 async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
