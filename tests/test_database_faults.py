@@ -128,6 +128,26 @@ async def test_a_claim_whose_commit_was_not_confirmed_is_not_called_but_given_ba
     assert sorted(scene.called()) == ids, "given back, they were due again and were called in the same pass"
 
 
+async def test_a_claim_whose_commit_was_not_confirmed_is_given_back_by_a_pass_that_is_told_to_stop(
+    far: tuple[Scene, Far],
+) -> None:
+    scene, postgresql = far
+
+    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
+    def arm(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("INSERT INTO share_attempts"):
+            postgresql.relay.swallow_answer_to = b"COMMIT"
+            scene.stop.set()
+
+    result = await scene.one_pass(limits=Limits(per_second=0, concurrency=4))
+    assert postgresql.relay.swallowed.is_set()
+    assert (result.status, result.detail) == (RunStatus.STOPPED, "it was told to stop")
+    assert scene.called() == []
+    assert await scene.outcomes() == dict.fromkeys(ids[:4], "unsent"), "left open, they would not be due for the day"
+    assert result.tally is not None
+    assert (result.tally["unsent"], result.tally["left"], result.tally["unknown"]) == (4, 20, 0)
+
+
 async def test_an_answer_whose_commit_was_not_confirmed_is_recorded_again(far: tuple[Scene, Far]) -> None:
     scene, postgresql = far
     records = 0

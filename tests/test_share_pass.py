@@ -207,6 +207,22 @@ async def test_without_the_cards_nobody_is_called(scene: Scene, fault: Fault, wo
     assert scene.called() == ["chat"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "retry_after", "refused"),
+    [
+        (Fault(path="list_cards", status=429, retry_after=120), 120, False),
+        (Fault(path="list_cards", status=401, code=2004), None, True),
+        (Fault(path="list_cards", status=500), None, False),
+    ],
+)
+async def test_a_pass_that_got_no_cards_says_what_the_next_one_depends_on(
+    scene: Scene, fault: Fault, retry_after: float | None, refused: bool
+) -> None:
+    scene.account.add_fault(fault)
+    result = await scene.one_pass()
+    assert (result.status, result.retry_after, result.access_refused) == (RunStatus.FAILED, retry_after, refused)
+
+
 # What Linq's answers come to
 
 

@@ -132,9 +132,10 @@ class Calls:
                 self._news.clear()
                 await self._let_answers_gather()
                 wanted = await self._claims_wanted()
-                if (self._finished or wanted) and self._clock.monotonic() >= self._not_before:
+                unwritten = bool(self._finished or self._unconfirmed)
+                if (unwritten or wanted) and self._clock.monotonic() >= self._not_before:
                     await self._turn(wanted)
-                elif self._in_flight or self._finished or not (self._over() or self._walked()):
+                elif unwritten or self._in_flight or not (self._over() or self._walked()):
                     await self._wait()
                 else:
                     return
