@@ -88,6 +88,16 @@ async def test_a_rejected_chat_is_called_again_as_a_new_row_that_says_who_and_wh
     assert scene.called() == ["chat", "chat"]
 
 
+async def test_the_calls_of_a_day_are_numbered_from_its_first_one_whatever_was_called_the_day_before(
+    scene: Scene,
+) -> None:
+    await rejected(scene, "chat")
+    await scene.rerun(await scene.plan(EVERYONE))
+    scene.clock.move(days=1)
+    await rejected(scene, "chat")
+    assert (await scene.plan(EVERYONE)).sequences == {"chat": 1}
+
+
 async def test_linqs_five_minutes_are_respected_from_the_answer_on(scene: Scene) -> None:
     await rejected(scene, "chat")
     scene.clock.move(minutes=-1, seconds=-1)

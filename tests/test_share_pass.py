@@ -223,6 +223,15 @@ async def test_a_pass_that_got_no_cards_says_what_the_next_one_depends_on(
     assert (result.status, result.retry_after, result.access_refused) == (RunStatus.FAILED, retry_after, refused)
 
 
+async def test_only_a_pass_that_did_not_complete_ends_as_an_error_in_the_log(scene: Scene) -> None:
+    with capture_logs() as logs:
+        await scene.one_pass()
+        scene.account.add_fault(Fault(path="list_cards", status=500))
+        await scene.one_pass()
+    ends = [line for line in logs if line["event"] == "pass.ended"]
+    assert [(line["status"], line["log_level"]) for line in ends] == [("completed", "info"), ("failed", "error")]
+
+
 # What Linq's answers come to
 
 
