@@ -32,7 +32,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = {
-    "worker/ledger.py": ["tests/test_ledger.py", "tests/test_rerun.py", "tests/test_share_pass.py"],
+    "worker/ledger.py": [
+        "tests/test_ledger.py",
+        "tests/test_scheduler.py",
+        "tests/test_rerun.py",
+        "tests/test_share_pass.py",
+    ],
     "worker/candidates.py": ["tests/test_ledger.py", "tests/test_share_pass.py"],
     "worker/eligibility.py": [
         "tests/test_eligibility.py",
