@@ -86,20 +86,9 @@ async def answered(answer: str, *words: str, **settings: str) -> Ended:
     """Run a command with a person at the keyboard, who gives this answer."""
     keyboard, stdin = os.openpty()
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "worker",
-            *words,
-            env=environment(**settings),
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await _start(words, settings, stdin)
         os.write(keyboard, answer.encode() + b"\n")
-        out, err = await process.communicate()
+        return await finish(process)
     finally:
         os.close(stdin)
         os.close(keyboard)
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
