@@ -35,6 +35,7 @@ def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
     """Read the settings and set up the logs that they ask for; `least` is the level where LOG_LEVEL is not set."""
     import os
 
+    _import_without_rich()
     from worker.settings import load, misspelt
     from worker.telemetry import configure_logging
 
@@ -44,6 +45,25 @@ def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
     for line in misspelt(os.environ):
         sys.stderr.write(f"share-worker: {line}\n")
     return settings
+
+
+def _import_without_rich() -> None:
+    """Import structlog and httpx as if rich and pygments were not there.
+
+    Where those are, both load them at once, for tracebacks in colour and a command line that nobody here calls: a tenth
+    of a command's start, and 5 MB of a worker's memory. Whoever needs rich may import it afterwards.
+    """
+    from importlib import import_module
+
+    spared = {"rich", "pygments"} - sys.modules.keys()
+    for name in spared:
+        sys.modules[name] = None  # type: ignore[assignment] # Python's own way to make an import fail
+    try:
+        for name in ("httpx", "structlog"):
+            import_module(name)
+    finally:
+        for name in spared:
+            del sys.modules[name]
 
 
 def colors() -> bool:
