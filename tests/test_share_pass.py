@@ -3,25 +3,26 @@
 import asyncio
 import os
 import socket
+import sys
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, event, insert, select
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
 from tests.relay import relaying
 from tests.scene import LINE, Scene, until
-from worker import database
+from worker import database, ledger
 from worker.clock import SystemClock
 from worker.eligibility import Rules
 from worker.ledger import Outcome, RunStatus, Trigger
 from worker.pace import Limits
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
-from worker.tables import chats, contact_cards, runs
+from worker.tables import chats, contact_cards, runs, share_attempts
 
 OTHER = "+15550100002"
 ONE_AT_A_TIME = Limits(per_second=0, concurrency=1)
@@ -148,6 +149,53 @@ async def test_a_run_row_tells_what_the_pass_did(scene: Scene) -> None:
     assert row.worker == f"{socket.gethostname()}:{os.getpid()}"
     assert row.tally == result.tally
     assert row.tally["skipped"] == {"not_imessage": 1}
+
+
+async def test_a_pass_that_met_no_trouble_depends_on_nothing(scene: Scene) -> None:
+    result = await scene.one_pass()
+    assert (result.access_refused, result.retry_after, result.stale_claims) == (False, None, 0)
+
+
+async def test_a_pass_settles_the_claims_of_dead_workers_and_says_how_many(scene: Scene) -> None:
+    then = scene.clock.now() - timedelta(minutes=16)
+    claims = [
+        {"chat_id": chat_id, "share_day": then.date(), "sequence": 0, "run_id": "dead", "claimed_at": then}
+        for chat_id in ("one", "two")
+    ]
+    async with database.write(scene.engine) as connection:
+        await connection.execute(insert(share_attempts), [claim | {"outcome": "claimed"} for claim in claims])
+    result = await scene.one_pass()
+    assert result.stale_claims == 2
+    assert await scene.outcomes() == {"one": "unknown", "two": "unknown"}
+
+
+async def test_the_runs_of_processes_that_are_no_more_are_closed_and_of_others_nothing_is_known(scene: Scene) -> None:
+    gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await gone.wait()
+    here = socket.gethostname()
+    workers = {
+        "of this process, before": f"{here}:{os.getpid()}",
+        "of a process that is gone": f"{here}:{gone.pid}",
+        "of one that lives": f"{here}:{os.getppid()}",
+        "of another host": f"elsewhere:{gone.pid}",
+        "of nobody knows whom": f"{here}:worker",
+    }
+    now = scene.clock.now()
+    async with database.write(scene.engine) as connection:
+        for name, worker in workers.items():
+            await ledger.open_run(
+                connection, run_id=name, trigger=Trigger.SCHEDULE, share_day=now.date(), worker=worker, now=now
+            )
+    await scene.one_pass()
+    async with database.read(scene.engine) as connection:
+        rows = (await connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(workers)))).all()
+    assert dict(rows) == {
+        "of this process, before": "failed",
+        "of a process that is gone": "failed",
+        "of one that lives": "running",
+        "of another host": "running",
+        "of nobody knows whom": "running",
+    }
 
 
 # The cards come first
