@@ -46,7 +46,7 @@ TESTS: Final = {
         "tests/test_partner_rows.py",
     ],
     "worker/written.py": ["tests/test_partner_rows.py"],
-    "worker/share_pass.py": ["tests/test_share_pass.py", "tests/test_pass_faults.py"],
+    "worker/share_pass.py": ["tests/test_share_pass.py", "tests/test_pass_faults.py", "tests/test_database_faults.py"],
 }
 """By what a module's mutants are judged: the tests nearest to it. Those that start processes would not see a mutant."""
 TURNS: Final = ("not postgresql", "postgresql")
