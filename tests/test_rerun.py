@@ -48,13 +48,13 @@ async def unsent(scene: Scene, *chat_ids: str) -> None:
     await attempted(scene, "unsent")
 
 
-async def attempted(scene: Scene, outcome: str) -> None:
-    """Give each chat of the table an attempt of today, without a call; a pass before it has read the cards."""
+async def attempted(scene: Scene, outcome: str, *, minutes: int = 90) -> None:
+    """Give each chat of the table an attempt of so long ago, without a call; a pass before it has read the cards."""
     statement = text(
         "INSERT INTO share_attempts (chat_id, share_day, sequence, outcome, run_id, claimed_at)"
         " SELECT id, :day, 0, :outcome, 'before', :then FROM chats"
     ).bindparams(bindparam("day", type_=Date()), bindparam("then", type_=UtcTime()))
-    then = scene.clock.now() - timedelta(minutes=90)
+    then = scene.clock.now() - timedelta(minutes=minutes)
     async with database.write(scene.engine) as connection:
         await connection.execute(statement, {"day": then.date(), "then": then, "outcome": outcome})
 
@@ -321,6 +321,13 @@ async def test_a_request_that_never_left_is_rerun_in_its_place(scene: Scene) -> 
     assert (attempt.sequence, attempt.outcome, attempt.run_id) == (0, Outcome.SHARED, result.run_id)
     assert (attempt.requested_by, attempt.reason) == ("ada", "a test")
     assert scene.called() == ["chat"]
+
+
+async def test_a_request_that_never_left_waits_for_no_five_minutes(scene: Scene) -> None:
+    await scene.one_pass()
+    await scene.add_chat("chat")
+    await attempted(scene, "unsent", minutes=1)
+    assert rulings(await scene.plan(EVERYONE)) == {"chat": Again.ALLOWED}
 
 
 async def test_a_pass_and_a_rerun_at_once_make_one_call(scene: Scene, database_url: str) -> None:
