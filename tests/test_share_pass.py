@@ -164,9 +164,22 @@ async def test_a_pass_settles_the_claims_of_dead_workers_and_says_how_many(scene
     ]
     async with database.write(scene.engine) as connection:
         await connection.execute(insert(share_attempts), [claim | {"outcome": "claimed"} for claim in claims])
-    result = await scene.one_pass()
+    with capture_logs() as logs:
+        result = await scene.one_pass()
+    (settled,) = [line for line in logs if line["event"] == "stale.settled"]
+    assert (settled["claims"], settled["runs"], settled["log_level"]) == (2, 0, "warning")
     assert result.stale_claims == 2
     assert await scene.outcomes() == {"one": "unknown", "two": "unknown"}
+
+
+async def test_a_database_that_will_not_get_well_by_itself_is_not_waited_for(scene: Scene) -> None:
+    async with database.write(scene.engine) as connection:
+        await connection.run_sync(contact_cards.drop)
+    result = await scene.one_pass()
+    assert result.status is RunStatus.FAILED
+    assert result.detail is not None
+    assert "contact_cards" in result.detail
+    assert result.finished_at == result.started_at
 
 
 async def test_the_runs_of_processes_that_are_no_more_are_closed_and_of_others_nothing_is_known(scene: Scene) -> None:
