@@ -9,20 +9,21 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Connection, event, insert, select
+from sqlalchemy import Connection, event, select
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
+from tests.past import Past
 from tests.relay import relaying
 from tests.scene import LINE, Scene, until
-from worker import database, ledger
+from worker import database
 from worker.clock import SystemClock
 from worker.eligibility import Rules
 from worker.ledger import Outcome, RunStatus, Trigger
 from worker.pace import Limits
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
-from worker.tables import chats, contact_cards, runs, share_attempts
+from worker.tables import chats, contact_cards, runs
 
 OTHER = "+15550100002"
 ONE_AT_A_TIME = Limits(per_second=0, concurrency=1)
@@ -157,13 +158,9 @@ async def test_a_pass_that_met_no_trouble_depends_on_nothing(scene: Scene) -> No
 
 
 async def test_a_pass_settles_the_claims_of_dead_workers_and_says_how_many(scene: Scene) -> None:
-    then = scene.clock.now() - timedelta(minutes=16)
-    claims = [
-        {"chat_id": chat_id, "share_day": then.date(), "sequence": 0, "run_id": "dead", "claimed_at": then}
-        for chat_id in ("one", "two")
-    ]
-    async with database.write(scene.engine) as connection:
-        await connection.execute(insert(share_attempts), [claim | {"outcome": "claimed"} for claim in claims])
+    past = Past(scene.engine, UTC)
+    for chat_id in ("one", "two"):
+        await past.attempt(chat_id, scene.clock.now() - timedelta(minutes=16), Outcome.CLAIMED)
     with capture_logs() as logs:
         result = await scene.one_pass()
     (settled,) = [line for line in logs if line["event"] == "stale.settled"]
@@ -193,12 +190,9 @@ async def test_the_runs_of_processes_that_are_no_more_are_closed_and_of_others_n
         "of another host": f"elsewhere:{gone.pid}",
         "of nobody knows whom": f"{here}:worker",
     }
-    now = scene.clock.now()
-    async with database.write(scene.engine) as connection:
-        for name, worker in workers.items():
-            await ledger.open_run(
-                connection, run_id=name, trigger=Trigger.SCHEDULE, share_day=now.date(), worker=worker, now=now
-            )
+    past = Past(scene.engine, UTC)
+    for name, worker in workers.items():
+        await past.run(name, scene.clock.now(), worker=worker, status="running", finished_at=None, tally=None)
     await scene.one_pass()
     async with database.read(scene.engine) as connection:
         rows = (await connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(workers)))).all()
