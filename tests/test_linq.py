@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.conftest import START, HandClock
 from tests.raw_server import DONE, KEY, PATIENCE, RawServer, Visit, answer, attempt, envelope, keep_alive, raw_server
+from worker.connection import Connection
+from worker.errors import UsageError
 from worker.linq import Linq
 from worker.linq_answers import (
     AccessRefused,
@@ -54,6 +58,30 @@ def account(clock: HandClock) -> Account:
 async def linq(account: Account, clock: HandClock) -> AsyncIterator[Linq]:
     async with serving(account) as base_url, Linq(KEY, base_url=base_url, timeout=PATIENCE, clock=clock) as linq:
         yield linq
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [(None, "No such file or directory"), ("no certificate", "it holds no certificates in PEM form")],
+)
+async def test_certificates_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, wrong: str
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if written is not None:
+        file.write_text(written)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(UsageError, match=wrong) as refused:
+        Linq(KEY)
+    assert str(file) in str(refused.value)
+    assert KEY not in str(refused.value)
+
+
+async def test_a_connection_that_has_no_certificates_speaks_no_https() -> None:
+    """It would else send the key in the clear."""
+    request = httpx.Request("POST", "https://127.0.0.1:1/", extensions={"timeout": {"connect": PATIENCE}})
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await Connection(None, idle_seconds=1).handle_async_request(request)
 
 
 @asynccontextmanager

@@ -170,15 +170,15 @@ async def test_a_pipe_that_closes_ends_it_quietly(settings: dict[str, str], word
     assert lines == []
 
 
-A_WORKER_ON_SQLITE = "from worker.cli.shell import read_settings; read_settings(); import worker.serve"
+A_WORKER = "from worker.cli.shell import read_settings; read_settings(); import worker.serve"
 
 
 @pytest.mark.parametrize(
     ("done", "spared"),
     [
         ("import worker.cli", "asyncio, httpx, pydantic, sqlalchemy, structlog"),  # all that --version and --help load
-        (A_WORKER_ON_SQLITE, "alembic, phonenumbers, psycopg, pygments, rich"),
-        (f"{A_WORKER_ON_SQLITE}; import rich.progress", "alembic"),  # spared, and there for whoever asks for it
+        (A_WORKER, "alembic, phonenumbers, psycopg, pygments, rich, sqlite3"),
+        (f"{A_WORKER}; import rich.progress", "alembic"),  # spared, and there for whoever asks for it
     ],
 )
 async def test_nothing_heavy_is_loaded_before_it_is_needed(settings: dict[str, str], done: str, spared: str) -> None:

@@ -26,9 +26,10 @@ class Connection(httpx.AsyncBaseTransport):
     """A transport that keeps one connection and serves one request at a time; opened when it is first needed.
 
     A connection is used again within `idle_seconds`, if the last answer ended in good order and nothing came since.
+    With `tls` it speaks https and nothing else, without it http.
     """
 
-    def __init__(self, tls: ssl.SSLContext, *, idle_seconds: float) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, *, idle_seconds: float) -> None:
         self._tls = tls
         self._idle_seconds = idle_seconds
         self._wire: _Wire | None = None
@@ -40,7 +41,7 @@ class Connection(httpx.AsyncBaseTransport):
         request is not sent if it raises.
 
         Raises:
-            httpx.UnsupportedProtocol: the URL is neither http nor https.
+            httpx.UnsupportedProtocol: the URL is not http, or not https where there is TLS.
             httpx.ConnectError: there is no such host, nobody listens, or TLS was not agreed.
             httpx.ConnectTimeout: no connection in time.
             httpx.ReadError: the connection broke; the request may have arrived.
@@ -279,17 +280,16 @@ class _Body(httpx.AsyncByteStream):
         self._wire.leave()
 
 
-async def _connect(request: httpx.Request, tls: ssl.SSLContext) -> _Wire:
+async def _connect(request: httpx.Request, tls: ssl.SSLContext | None) -> _Wire:
     url = request.url
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme != ("https" if tls else "http") or not url.host:
         msg = f"Request URL has an unsupported protocol '{url.scheme}://'."
         raise httpx.UnsupportedProtocol(msg)
-    secure = url.scheme == "https"
     connecting = asyncio.get_running_loop().create_connection(
         _Wire,
         url.raw_host.decode("ascii"),
-        url.port or (443 if secure else 80),
-        ssl=tls if secure else None,
+        url.port or (443 if tls else 80),
+        ssl=tls,
         happy_eyeballs_delay=0.25,
     )
     try:

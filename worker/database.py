@@ -9,7 +9,6 @@ import asyncio
 import math
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -35,6 +34,8 @@ from worker.errors import DatabaseError, SchemaError, UsageError
 from worker.tables import is_utf8, utc_text
 
 if TYPE_CHECKING:
+    import sqlite3
+
     import psycopg
     from alembic.config import Config
 
@@ -248,7 +249,7 @@ def describe(error: BaseException, url: URL) -> str:
         "disk image is malformed": "is damaged; restore it from a backup",
         "disk I/O error": "cannot be read or written: disk I/O error",
     }
-    if isinstance(_cause(error), sqlite3.Error):
+    if _is_sqlite(error):
         return next(
             (f"the database {name} {hint}" for sign, hint in hints.items() if sign in line),
             f"the database {name}: {line}",
@@ -273,14 +274,14 @@ def is_passing(error: BaseException) -> bool:
         return False
     if error.connection_invalidated:
         return True
-    cause = _cause(error)
-    if isinstance(cause, sqlite3.OperationalError):
-        return "locked" in str(cause) or "busy" in str(cause)
+    cause = str(_cause(error))
+    if _is_sqlite(error):
+        return isinstance(error, OperationalError) and ("locked" in cause or "busy" in cause)
     # Connection trouble, rolled back (deadlock, serialization), too many connections, lock wait, shutdown.
     state = _sqlstate(error)
     if state is not None:
         return state.startswith(("08", "40", "533", "55P", "57P"))
-    return isinstance(error, OperationalError | InterfaceError) and "authentication" not in str(cause)
+    return isinstance(error, OperationalError | InterfaceError) and "authentication" not in cause
 
 
 def _require_file(file: Path, *, create: bool) -> None:
@@ -298,6 +299,8 @@ def _require_file(file: Path, *, create: bool) -> None:
 
 def _make_file(file: Path) -> None:
     """Let an empty database appear, in WAL mode from the first moment: to change the mode would need it for itself."""
+    import sqlite3  # noqa: PLC0415 -- a driver that PostgreSQL does without
+
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
@@ -331,7 +334,7 @@ def _make_engine(url: URL) -> AsyncEngine:
 
 def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
-    def on_connect(connection: sqlite3.Connection, _record: object) -> None:
+    def on_connect(connection: "sqlite3.Connection", _record: object) -> None:
         # Python's sqlite3 would otherwise begin transactions when it sees fit; they begin below, and nowhere else.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -442,6 +445,11 @@ def _compare(revision: str | None, name: str) -> None:
 
 def _cause(error: BaseException) -> BaseException | None:
     return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _is_sqlite(error: BaseException) -> bool:
+    """Whether it is an error of SQLite's, by its driver's name: an import is no work for a bad moment."""
+    return type(_cause(error)).__module__ == "sqlite3"
 
 
 def _sqlstate(error: BaseException) -> str | None:

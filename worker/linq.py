@@ -7,7 +7,9 @@ answers mean is in `worker.linq_answers`.
 
 import asyncio
 import json
+import os
 import random
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -19,6 +21,7 @@ import httpx
 from worker import __version__
 from worker.clock import Clock, SystemClock
 from worker.connection import Connection
+from worker.errors import UsageError
 from worker.linq_answers import (
     Card,
     CardInactive,
@@ -67,6 +70,9 @@ class Linq:
 
     Calls go over up to `connections` connections, each of which serves one call at a time. Each call ends within
     `timeout` seconds, connecting included, however slowly it trickles.
+
+    Raises:
+        UsageError: `SSL_CERT_FILE` names no file of certificates.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class Linq:
         )
         connect = min(CONNECT_SECONDS, timeout / 3)  # name, connection and TLS together stay within the deadline
         self._extensions = {"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}}
-        self._verify = httpx.create_ssl_context()
+        self._tls = _trusted() if self._url.scheme == "https" else None
         self._free = asyncio.Semaphore(connections)
         self._idle: list[Connection] = []
         self._opened = AsyncExitStack()
@@ -330,7 +336,23 @@ class Linq:
         """An idle connection, or a new one."""
         if self._idle:
             return self._idle.pop()
-        return await self._opened.enter_async_context(Connection(self._verify, idle_seconds=KEEPALIVE_SECONDS))
+        return await self._opened.enter_async_context(Connection(self._tls, idle_seconds=KEEPALIVE_SECONDS))
+
+
+def _trusted() -> ssl.SSLContext:
+    """Whom to believe that they are Linq: the usual authorities, or those that OpenSSL's variables name.
+
+    Raises:
+        UsageError: `SSL_CERT_FILE` names no file of certificates.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one too
+        if not (file := os.environ.get("SSL_CERT_FILE")):
+            raise
+        reason = "it holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        msg = f"SSL_CERT_FILE is {file!r}: {reason}; name a file of certificates, or unset it"
+        raise UsageError(msg) from error
 
 
 def _asking(veto: Veto) -> Callable[[], None]:
