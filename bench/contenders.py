@@ -184,14 +184,17 @@ async def our_client(plan: Plan, reading: Reading) -> None:
 
 async def our_pass(plan: Plan, reading: Reading) -> None:
     """A whole pass of the worker: cards, claims, calls, records, tally; with its logs, as JSON."""
-    from worker import database
-    from worker.clock import SystemClock
-    from worker.eligibility import Rules
-    from worker.ledger import Trigger
-    from worker.linq import Linq
-    from worker.pace import Limits
-    from worker.share_pass import PassResult, run_pass
-    from worker.telemetry import configure_logging
+    from worker.cli.shell import loading
+
+    with loading():  # as the command does it
+        from worker import database
+        from worker.clock import SystemClock
+        from worker.eligibility import Rules
+        from worker.ledger import Trigger
+        from worker.linq import Linq
+        from worker.pace import Limits
+        from worker.share_pass import PassResult, run_pass
+        from worker.telemetry import configure_logging
 
     configure_logging(form="json", level="info", secrets=[KEY])
     clock = SystemClock()

@@ -120,12 +120,12 @@ def _redactor(secrets: Collection[str]) -> Processor:
         if isinstance(value, str):
             text = known.sub("***", value) if known else value
             return mask_phone_numbers(text) if "+" in text or "%2" in text else text
+        if value is None or isinstance(value, int | float):
+            return value
         if isinstance(value, Mapping):
             return {clean(name): clean(item) for name, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [clean(item) for item in value]
-        if value is None or isinstance(value, int | float):
-            return value
         return clean(repr(value) if isinstance(value, BaseException) else str(value))
 
     def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
