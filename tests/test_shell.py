@@ -191,9 +191,9 @@ async def test_nothing_heavy_is_loaded_before_it_is_needed(settings: dict[str, s
 
 
 async def test_the_garbage_collector_works_again_once_a_command_has_started(settings: dict[str, str]) -> None:
-    code = f"import gc; {A_WORKER}; print(gc.isenabled(), gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 50_000)"
+    code = f"import gc; {A_WORKER}; print(gc.isenabled(), gc.get_freeze_count() > len(gc.get_objects()))"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, env=environment(**settings), stdout=asyncio.subprocess.PIPE
     )
     said, _ = await process.communicate()
-    assert said.decode().split() == ["True", "True", "True"]
+    assert said.decode().split() == ["True", "True"]

@@ -40,7 +40,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 class _Lines:
     """Where our own events end, whole lines already: the same place, without the detour by `logging`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str = "worker") -> None:
         self.name = name
 
     def info(self, line: str) -> None:
