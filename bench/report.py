@@ -93,12 +93,13 @@ def put_resources(stage: Stage, starting: Mapping[str, float], idle: Mapping[str
     put("resources", [*lines, ""])
 
 
-def put_together(stage: Stage, speeds: Together) -> None:
+def put_together(stage: Stage, speeds: Mapping[str, Together]) -> None:
     lines = ["", stamp(stage, "API of 50 ± 20 ms, 20 calls in flight in each process"), ""]
-    lines.append(
-        f"One process: {speeds.one_per_second:,.0f} shares/s. Four: {speeds.four_per_second:,.0f}, "
-        f"**{speeds.ratio:.2f} times** as many."
-    )
+    lines += ["| the workers | one process, shares/s | four | times as many |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {place} | {found.one_per_second:,.0f} | {found.four_per_second:,.0f} | **{found.ratio:.2f}** |"
+        for place, found in speeds.items()
+    ]
     put("together", [*lines, ""])
 
 

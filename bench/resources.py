@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
+
 from bench import machine
 from bench.stage import KINDS, Kind, Stage, pass_seconds, run, settings, start
 
@@ -72,27 +74,41 @@ def idle_serve(stage: Stage, kind: Kind) -> Idle:
     return Idle(memory_mb=memory, cpu_percent=100 * used / seconds)
 
 
-def together(stage: Stage) -> Together:
-    """Passes at an API of 50 ms, 20 calls in flight in each process; one, and four at the same time."""
+def together(stage: Stage) -> dict[str, Together]:
+    """Passes at an API of 50 ms, 20 calls in flight in each process; one, and four at the same time, by their place."""
+    places = {"on one core": False}
+    if stage.client_core is not None:
+        places["on both cores, beside the API and PostgreSQL"] = True
+    return {name: _together(stage, on_both_cores=both) for name, both in places.items()}
+
+
+def _together(stage: Stage, *, on_both_cores: bool) -> Together:
     shares, rounds = (800, 1) if stage.quick else (3_000, 3)
     speeds: dict[int, list[float]] = {1: [], 4: []}
     with machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url:
         for _, processes in itertools.product(range(rounds), speeds):
             with stage.chats("postgresql", shares * processes, due=shares * processes) as url:
                 environment = settings(base_url, url, SHARE_CONCURRENCY="20")
-                workers = [start(stage, ["run", "--json"], environment) for _ in range(processes)]
+                workers = [
+                    start(stage, ["run", "--json"], environment, on_both_cores=on_both_cores) for _ in range(processes)
+                ]
                 passes = [pass_seconds(worker.communicate()[0]) for worker in workers]
+                speeds[processes].append(_speed(url, passes))
             shared = sum(count for _, _, count in passes)
             if shared != shares * processes:
                 msg = f"{processes} processes were to share {shares * processes}, and shared {shared}"
                 raise RuntimeError(msg)
-            speeds[processes].append(shared / _span(passes))
     return Together(one_per_second=statistics.median(speeds[1]), four_per_second=statistics.median(speeds[4]))
 
 
-def _span(passes: list[tuple[datetime, datetime, int]]) -> float:
-    """Seconds from the first one's beginning to the last one's end."""
-    return (max(ended for _, ended, _ in passes) - min(began for began, _, _ in passes)).total_seconds()
+def _speed(url: str, passes: list[tuple[datetime, datetime, int]]) -> float:
+    """Shares per second while all were at work: from the last one's beginning to the first one's end."""
+    began, ended = max(began for began, _, _ in passes), min(ended for _, ended, _ in passes)
+    with psycopg.connect(url) as connection:
+        counted = connection.execute(
+            "SELECT count(*) FROM share_attempts WHERE finished_at BETWEEN %s AND %s", (began, ended)
+        ).fetchone()
+    return (counted[0] if counted else 0) / (ended - began).total_seconds()
 
 
 def _cpu_seconds(process: int) -> float:

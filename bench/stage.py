@@ -87,10 +87,13 @@ def settings(base_url: str, database_url: str, **others: str) -> dict[str, str]:
     return kept | ours | {"SHARE_MAX_PER_SECOND": "0", "SHARE_CONCURRENCY": "50", "LOG_FORMAT": "json"} | others
 
 
-def start(stage: Stage, words: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a command of the worker's on the client's core."""
+def start(
+    stage: Stage, words: list[str], environment: Mapping[str, str], *, on_both_cores: bool = False
+) -> subprocess.Popen[str]:
+    """Start a command of the worker's on the client's core, or on whichever is free."""
     script = Path(sys.executable).with_name("share-worker")
-    with machine.pinned_to(stage.client_core), tempfile.TemporaryDirectory() as folder:
+    cores = (stage.client_core, stage.server_core) if on_both_cores else (stage.client_core,)
+    with machine.pinned_to(*cores), tempfile.TemporaryDirectory() as folder:
         return subprocess.Popen(
             [str(script), *words],
             env=dict(environment),
