@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Protocol
 
-from sqlalchemy import Integer, Select, Text, bindparam, literal, select
+from sqlalchemy import Integer, Select, Text, bindparam, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.eligibility import Rules, Verdict, count_verdicts, due_among, due_ids, moment
@@ -119,8 +119,10 @@ class Due:
 
     @cached_property
     def _due_among(self) -> Select[str, int]:
-        return due_among(self.rules).add_columns(literal(SCHEDULED, Integer).label("sequence"))
+        return due_among(self.rules).add_columns(_SCHEDULED.label("sequence"))
 
+
+_SCHEDULED = literal_column(str(SCHEDULED), Integer)
 
 _END_OF_SPAN = select(chats.c.id).where(chats.c.id > bindparam("after")).order_by(chats.c.id).offset(SPAN - 1).limit(1)
 """The last chat of the span; nothing where there are not so many any more."""

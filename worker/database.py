@@ -157,8 +157,7 @@ async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> 
 async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that is committed when the block ends well, and undone when it does not."""
     async with _within(WRITE_SECONDS), engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            await connection.execution_options(begin_statement="BEGIN IMMEDIATE")
+        await connection.execution_options(begin_statement="BEGIN IMMEDIATE")
         async with connection.begin():
             yield connection
 

@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.listed import TextList, is_one_of
-from worker.tables import UtcTime, chats, contact_cards, share_attempts
+from worker.tables import UtcTime, chats, contact_cards, share_attempts, spelt
 from worker.written import no_id, utc
 
 
@@ -191,7 +191,7 @@ def next_sequence(day: date) -> ColumnElement[int]:
     """The sequence of a chat's next call on a day: after all that were called, in the place of one that was not."""
     attempt = share_attempts.alias("called")
     last = select(func.max(attempt.c.sequence)).where(
-        attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != NOT_CALLED
+        attempt.c.chat_id == chats.c.id, attempt.c.share_day == day, attempt.c.outcome != spelt(NOT_CALLED)
     )
     return func.coalesce(last.correlate(chats).scalar_subquery() + 1, 0)
 
@@ -201,9 +201,9 @@ def _of_chat_and_card(cards: FromClause) -> list[tuple[Verdict, ColumnElement[bo
     return [
         (Verdict.PAUSED, chats.c.paused_at.is_not(None)),
         (Verdict.MISSING, or_(chats.c.missing_at.is_not(None), no_id(chats.c.id))),
-        (Verdict.NOT_IMESSAGE, func.lower(func.coalesce(chats.c.service, "")) != "imessage"),
+        (Verdict.NOT_IMESSAGE, func.lower(func.coalesce(chats.c.service, spelt(""))) != spelt("imessage")),
         (Verdict.NO_OUTBOUND, utc(chats.c.last_outbound_at).is_(None)),
-        (Verdict.OPTED_OUT, func.upper(func.coalesce(chats.c.health_status, "")) == "OPTED_OUT"),
+        (Verdict.OPTED_OUT, func.upper(func.coalesce(chats.c.health_status, spelt(""))) == spelt("OPTED_OUT")),
         (Verdict.NO_CARD, cards.c.phone_number.is_(None)),
         (Verdict.CARD_INACTIVE, cards.c.is_active.is_not(True)),
     ]
@@ -229,7 +229,7 @@ def _of_choice(rules: Rules, now: datetime | None) -> list[tuple[Verdict, Column
 def _first(
     found: Sequence[tuple[Verdict | Again, ColumnElement[bool]]], otherwise: Verdict | Again
 ) -> ColumnElement[str]:
-    return case(*((condition, _name(name)) for name, condition in found), else_=_name(otherwise))
+    return case(*((condition, spelt(name)) for name, condition in found), else_=spelt(otherwise))
 
 
 def source(cards: FromClause = contact_cards) -> FromClause:
@@ -285,7 +285,7 @@ async def count_verdicts(
 
 
 def _due(rules: Rules, now: datetime | None, cards: FromClause) -> Select[str]:
-    due = verdict(rules, now, cards) == Verdict.DUE.value
+    due = verdict(rules, now, cards) == spelt(Verdict.DUE)
     return select(chats.c.id).select_from(source(cards)).where(due).order_by(chats.c.id)
 
 
@@ -294,7 +294,7 @@ def _called_today(rules: Rules, now: datetime | None) -> ColumnElement[bool]:
     return _any(
         attempt.c.chat_id == chats.c.id,
         attempt.c.share_day == _day("day", rules, now),
-        attempt.c.outcome != NOT_CALLED,
+        attempt.c.outcome != spelt(NOT_CALLED),
     )
 
 
@@ -320,7 +320,7 @@ def _just_called(day: date, now: datetime) -> ColumnElement[bool]:
     return exists().where(
         attempt.c.chat_id == chats.c.id,
         attempt.c.share_day >= day - timedelta(days=2),
-        attempt.c.outcome != NOT_CALLED,
+        attempt.c.outcome != spelt(NOT_CALLED),
         func.coalesce(attempt.c.finished_at, attempt.c.claimed_at) > now - LINQ_PAUSE,
     )
 
@@ -332,10 +332,15 @@ def _too_soon(rules: Rules, now: datetime | None) -> ColumnElement[bool]:
         attempt.c.chat_id == chats.c.id,
         attempt.c.share_day >= _day("earliest", rules, now),
         or_(
-            and_(attempt.c.claimed_at > _time("since", rules, now), attempt.c.outcome != NOT_CALLED),
-            and_(attempt.c.share_day > _day("interval", rules, now), attempt.c.outcome.not_in(NOT_SHARED)),
+            and_(attempt.c.claimed_at > _time("since", rules, now), attempt.c.outcome != spelt(NOT_CALLED)),
+            and_(attempt.c.share_day > _day("interval", rules, now), _uses_up(attempt.c.outcome)),
         ),
     )
+
+
+def _uses_up(outcome: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a call with this outcome counts as a share, for the interval and the cap."""
+    return outcome.not_in([spelt(word) for word in NOT_SHARED])
 
 
 def oldest_day_read(rules: Rules, now: datetime) -> date:
@@ -352,7 +357,7 @@ def _shares(enough: int) -> ColumnElement[int]:
     attempt = share_attempts.alias("ever")
     some = (
         select(attempt.c.chat_id)
-        .where(attempt.c.chat_id == chats.c.id, attempt.c.outcome.not_in(NOT_SHARED))
+        .where(attempt.c.chat_id == chats.c.id, _uses_up(attempt.c.outcome))
         .limit(enough)
         .correlate(chats)
         .subquery()
@@ -368,7 +373,3 @@ def _day(name: str, rules: Rules, now: datetime | None) -> ColumnElement[date]:
 def _time(name: str, rules: Rules, now: datetime | None) -> ColumnElement[datetime]:
     key = f"moment_{name}"
     return bindparam(key, type_=UtcTime()) if now is None else literal(moment(rules, now)[key], UtcTime())
-
-
-def _name(word: Verdict | Again) -> ColumnElement[str]:
-    return literal_column(f"'{word.value}'", Text)

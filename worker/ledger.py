@@ -33,8 +33,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
-    literal_column,
     null,
     or_,
     select,
@@ -46,7 +44,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
 from worker.candidates import Candidates
-from worker.tables import UtcTime, chats, runs, share_attempts
+from worker.tables import UtcTime, chats, runs, share_attempts, spelt
 
 STALE_AFTER: Final = timedelta(minutes=15)
 """The age at which a claim belongs to a dead worker. Far more than the longest call, so that it hurts no live one."""
@@ -337,7 +335,7 @@ async def outcomes_of(connection: AsyncConnection, run_id: str) -> dict[Outcome,
 
 
 # Spelled out in the statement: PostgreSQL uses the partial index on 'claimed' only where it sees the word.
-_CLAIMED: Final[ColumnElement[str]] = literal_column("'claimed'", Text)
+_CLAIMED: Final = spelt(Outcome.CLAIMED)
 
 _NO_ANSWER: Final = {name: null() for name in ("finished_at", "http_status", "error_code", "error_message", "trace_id")}
 
@@ -352,7 +350,7 @@ def _locking(chosen: Select[str, int]) -> Select[str, int]:
 def _claiming(chosen: Select[str, int], dialect: str) -> ReturningInsert[str, int]:
     """The statement that puts claims into the table, as many as are wanted, and returns them."""
     mark = {
-        "outcome": literal(Outcome.CLAIMED.value),
+        "outcome": _CLAIMED,
         "run_id": bindparam("claim_run_id", type_=Text),
         "claimed_at": bindparam("claim_now", type_=UtcTime()),
         "requested_by": bindparam("claim_requested_by", type_=Text),
@@ -368,7 +366,7 @@ def _claiming(chosen: Select[str, int], dialect: str) -> ReturningInsert[str, in
     statement = statement.on_conflict_do_update(
         index_elements=["chat_id", "share_day", "sequence"],
         set_=mark | _NO_ANSWER,
-        where=share_attempts.c.outcome == Outcome.UNSENT.value,
+        where=share_attempts.c.outcome == spelt(Outcome.UNSENT),
     )
     return statement.returning(share_attempts.c.chat_id, share_attempts.c.sequence)
 
@@ -399,7 +397,7 @@ def _recording(value_of: Callable[[str], ColumnElement[Any]]) -> Update:
         update(share_attempts)
         .where(
             *(column == value_of(name) for name, column in _CLAIM_COLUMNS.items()),
-            *(share_attempts.c.outcome != outcome.value for outcome in _FINAL),
+            *(share_attempts.c.outcome != spelt(outcome) for outcome in _FINAL),
         )
         .values({column: value_of(name) for name, column in _ANSWER_COLUMNS.items()})
     )

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     Date,
     DateTime,
     Dialect,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     false,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -55,6 +57,11 @@ def is_utf8(written: bytes | None) -> bool:
         return written is not None and written.decode() is not None
     except UnicodeDecodeError:
         return False
+
+
+def spelt(word: str) -> ColumnElement[str]:
+    """A word of ours, spelt out in the statement: as a value it would be written and sent with each execution."""
+    return literal_column(f"'{word}'", Text)
 
 
 class UtcTime(TypeDecorator[datetime]):
