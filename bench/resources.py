@@ -5,12 +5,16 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import psycopg
 
 from bench import machine
 from bench.stage import KINDS, Kind, Stage, pass_seconds, run, settings, start
+
+WARM_UP: Final = timedelta(seconds=1)
+"""In which processes that begin together still load, connect, and read the cards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,8 @@ def _together(stage: Stage, *, on_both_cores: bool) -> Together:
 
 
 def _speed(url: str, passes: list[tuple[datetime, datetime, int]]) -> float:
-    """Shares per second while all were at work: from the last one's beginning to the first one's end."""
-    began, ended = max(began for began, _, _ in passes), min(ended for _, ended, _ in passes)
+    """Shares per second while all were at work: from a second after the last one's beginning to the first one's end."""
+    began, ended = max(began for began, _, _ in passes) + WARM_UP, min(ended for _, ended, _ in passes)
     with psycopg.connect(url) as connection:
         counted = connection.execute(
             "SELECT count(*) FROM share_attempts WHERE finished_at BETWEEN %s AND %s", (began, ended)

@@ -698,6 +698,26 @@ async def test_a_chat_paused_while_the_pass_runs_is_not_called(scene: Scene) -> 
     assert (result.tally["shared"], result.tally["skipped"]) == (39, {"paused": 1})
 
 
+async def test_what_is_not_due_any_more_is_passed_over_in_leaps(scene: Scene) -> None:
+    ids = await add_chats(scene, 150)
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.2))
+    going = asyncio.create_task(scene.one_pass(limits=ONE_AT_A_TIME))
+    await until(lambda: len(scene.called()) == 1)
+    async with database.write(scene.engine) as connection:
+        await connection.execute(chats.update().where(chats.c.id != ids[0]).values(paused_at=scene.clock.now()))
+    transactions = 0
+
+    @event.listens_for(scene.engine.sync_engine, "commit")
+    def count(_connection: Connection) -> None:
+        nonlocal transactions
+        transactions += 1
+
+    result = await going
+    assert result.tally is not None
+    assert (result.tally["shared"], result.tally["skipped"]) == (1, {"paused": 149})
+    assert transactions < 30
+
+
 async def test_passes_at_once_share_the_work_and_call_nobody_twice(scene: Scene, database_url: str) -> None:
     ids = await add_chats(scene, 120)
     scene.account.add_fault(Fault(path="share", delay_seconds=0.01))

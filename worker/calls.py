@@ -37,9 +37,9 @@ FRESH_SECONDS: Final = 60.0
 WINDOW: Final = 5_000
 """How many candidates the walk reads ahead."""
 
-FAR: Final = 4
-AT_LEAST: Final = 100
-"""Candidates for each call that is wanted, and for all of them: where others claim as well, many are taken already."""
+FARTHEST: Final = 64
+MOST_OFFERED: Final = 1_000
+"""The most candidates that a claim is offered for each call that is wanted, and for all of them."""
 
 LAPS: Final = 3
 """How often the walk is made for chats that stay due: their request never left, or another worker held their row."""
@@ -111,8 +111,8 @@ class Calls:
         """Why chats that this lap came by stayed due; None if none did."""
         self._lap_pause = HELD_PAUSE_SECONDS
         self._claimed = 0
-        self._others_claim = False
-        """Whether a claim came back with less than it could: some chats were held by others, or no longer due."""
+        self._reach = 1
+        """What a claim is offered for each call that is wanted: more where others have taken some already."""
         self._not_before = 0.0
         self._lost_since: float | None = None
         self._unconfirmed: list[Claim] = []
@@ -225,8 +225,7 @@ class Calls:
     async def _turn(self, wanted: int) -> None:
         """One transaction: record what came back, claim for the free slots. Once it is committed, call for each."""
         finished, self._finished = self._finished, []
-        reach = max(FAR * wanted, AT_LEAST) if wanted and self._others_claim else wanted
-        among = list(islice(self._candidates, reach))
+        among = list(islice(self._candidates, min(self._reach * wanted, MOST_OFFERED)))
         claims: list[Claim] = []
         try:
             async with database.write(self._engine) as connection:
@@ -270,12 +269,14 @@ class Calls:
 
     def _pass_over(self, among: list[str], claims: list[Claim], wanted: int) -> None:
         """Drop the candidates that were claimed, or found not due any more, or held by another worker at the moment."""
-        last = claims[-1].chat_id if len(claims) == wanted and claims else (among[-1] if among else None)
-        while last is not None and self._candidates and self._candidates[0] <= last:
+        looked_at = among.index(claims[-1].chat_id) + 1 if claims and len(claims) == wanted else len(among)
+        for _ in range(looked_at):
             self._candidates.popleft()
-        if among and len(claims) < min(wanted, len(among)):
-            self._others_claim = True
+        if len(claims) < min(wanted, len(among)):
+            self._reach = min(2 * self._reach, FARTHEST)
             self._stayed_due = self._stayed_due or "another worker held them"
+        elif among and 4 * looked_at <= len(among):
+            self._reach = max(self._reach // 2, 1)
 
     async def _call(self, claim: Claim, claimed: float) -> None:
         """Call share for a claim, once, unless the claim has gone stale; take down what came of it."""
