@@ -85,6 +85,20 @@ def _no_secret_in_an_event(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert leak(*map(str, WatchedLogCapture.seen)) is None
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Give the next test the logging that it would have had without this one."""
+    root = logging.getLogger()
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "worker")}
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
 class Complaints(logging.Handler):
     """Keeps what is logged."""
 

@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -32,20 +31,6 @@ KEY: Final = "planted-key-123"
 PASSWORD: Final = "planted-password-456"
 SECRETS: Final = [KEY, PASSWORD]
 MASKED: Final = "+155***01"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Give the next test the logging that it would have had without this one."""
-    root = logging.getLogger()
-    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "worker")}
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def log_to(form: LogFormat, level: LogLevel = "info", *, colors: bool = False) -> structlog.stdlib.BoundLogger:
