@@ -141,6 +141,10 @@ def postgresql() -> Iterator[URL]:
         yield make_url(named)
         return
     with postgresql_server() as url:
+        with psycopg.connect(plain(url), autocommit=True) as connection:
+            # Nobody here pulls the plug: what a process wrote outlives it without, and each test makes a database.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield url.set(password=PASSWORD)
 
 
