@@ -173,6 +173,16 @@ async def test_a_pipe_that_closes_ends_it_quietly(settings: dict[str, str], word
 A_WORKER = "from worker.cli.shell import read_settings; read_settings(); import worker.serve"
 
 
+async def printed_by(code: str, settings: dict[str, str]) -> list[str]:
+    """The words that some Python prints in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, env=environment(**settings), stdout=asyncio.subprocess.PIPE
+    )
+    words, _ = await process.communicate()
+    assert process.returncode == 0
+    return words.decode().split()
+
+
 @pytest.mark.parametrize(
     ("done", "spared"),
     [
@@ -183,17 +193,9 @@ A_WORKER = "from worker.cli.shell import read_settings; read_settings(); import 
 )
 async def test_nothing_heavy_is_loaded_before_it_is_needed(settings: dict[str, str], done: str, spared: str) -> None:
     code = f"import sys; {done}; print(*sorted(set('{spared}'.split(', ')) & set(sys.modules)))"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, env=environment(**settings), stdout=asyncio.subprocess.PIPE
-    )
-    loaded, _ = await process.communicate()
-    assert (process.returncode, loaded.decode().split()) == (0, [])
+    assert await printed_by(code, settings) == []
 
 
 async def test_the_garbage_collector_works_again_once_a_command_has_started(settings: dict[str, str]) -> None:
     code = f"import gc; {A_WORKER}; print(gc.isenabled(), gc.get_freeze_count() > len(gc.get_objects()))"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, env=environment(**settings), stdout=asyncio.subprocess.PIPE
-    )
-    said, _ = await process.communicate()
-    assert said.decode().split() == ["True", "True"]
+    assert await printed_by(code, settings) == ["True", "True"]

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import database
-from worker.ledger import STALE_AFTER, Outcome, RunStatus, Tally
+from worker.ledger import Outcome, RunStatus, Tally, is_stale
 from worker.tables import chats, contact_cards, runs, share_attempts
 
 PARTITION: Final = 1_000
@@ -162,9 +162,7 @@ async def outcomes_per_day(connection: AsyncConnection, since: date, until: date
 
 async def stale_claims(connection: AsyncConnection, now: datetime) -> int:
     """How many claims belong to dead workers; the next pass settles them."""
-    statement = select(func.count()).where(
-        share_attempts.c.outcome == Outcome.CLAIMED.value, share_attempts.c.claimed_at < now - STALE_AFTER
-    )
+    statement = select(func.count()).where(is_stale(now))
     return int((await connection.execute(statement)).scalar_one())
 
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    and_,
     bindparam,
     cast,
     column,
@@ -207,11 +208,16 @@ async def release(connection: AsyncConnection, claims: Collection[Claim], *, why
     await record(connection, [Recorded(claim=claim, answer=answer, finished_at=now) for claim in claims])
 
 
+def is_stale(now: datetime) -> ColumnElement[bool]:
+    """Whether a row of `share_attempts` is the claim of a dead worker."""
+    return and_(share_attempts.c.outcome == _CLAIMED, share_attempts.c.claimed_at < now - STALE_AFTER)
+
+
 async def settle_stale(connection: AsyncConnection, now: datetime) -> int:
     """Turn the claims of dead workers into `unknown`; return how many there were."""
     result = await connection.execute(
         update(share_attempts)
-        .where(share_attempts.c.outcome == _CLAIMED, share_attempts.c.claimed_at < now - STALE_AFTER)
+        .where(is_stale(now))
         .values(
             outcome=Outcome.UNKNOWN.value,
             finished_at=now,
