@@ -20,8 +20,8 @@ def line(number: int) -> str:
 async def add_chats(engine: AsyncEngine, count: int, *, due: int, called: int = 0, now: datetime) -> None:
     """So many chats, their ids UUIDs, as Linq's are, in no order of the table's.
 
-    `due` of them are due; `called` would be, but were called an hour and a half ago; the others are SMS, and a tenth
-    of them has no outbound message.
+    `due` of them are due; `called` would be, but were called today, an hour and a half ago; the others are SMS, and a
+    tenth of them has no outbound message.
     """
     postgresql = engine.dialect.name == "postgresql"
     interval, others = max(1, count // max(due, 1)), count - due
@@ -42,7 +42,7 @@ async def add_chats(engine: AsyncEngine, count: int, *, due: int, called: int = 
         )
         if called:
             called_chats = "FROM chats WHERE health_status = 'AT_RISK'"
-            await connection.execute(text(_shares(engine, now - timedelta(minutes=90), called_chats)))
+            await connection.execute(text(_shares(engine, now - timedelta(minutes=90), called_chats, day=now)))
 
 
 async def add_history(engine: AsyncEngine, *, chats: int, days: int, now: datetime) -> None:
@@ -51,7 +51,7 @@ async def add_history(engine: AsyncEngine, *, chats: int, days: int, now: dateti
         async with engine.begin() as connection:  # no deadline: a million take longer than the worker's writes may
             at = now - timedelta(days=days_ago)
             served = f"FROM (SELECT id FROM chats ORDER BY id LIMIT {chats}) AS served"
-            await connection.execute(text(_shares(engine, at, served)))
+            await connection.execute(text(_shares(engine, at, served, day=at)))
 
 
 async def settle_down(engine: AsyncEngine) -> None:
@@ -64,10 +64,11 @@ async def settle_down(engine: AsyncEngine) -> None:
             await raw.execute(text(command))
 
 
-def _shares(engine: AsyncEngine, at: datetime, source: str) -> str:
+def _shares(engine: AsyncEngine, at: datetime, source: str, *, day: datetime) -> str:
+    """Shares at a moment, of the share day of another one: shortly after midnight, an hour ago was yesterday."""
     return f"""
         INSERT INTO share_attempts (chat_id, share_day, sequence, outcome, run_id, claimed_at, finished_at, http_status)
-        SELECT id, '{at:%Y-%m-%d}', 0, 'shared', 'run-of-{at:%Y-%m-%d}', {_time(engine, at)}, {_time(engine, at)}, 202
+        SELECT id, '{day:%Y-%m-%d}', 0, 'shared', 'run-of-{day:%Y-%m-%d}', {_time(engine, at)}, {_time(engine, at)}, 202
         {source}
     """
 
