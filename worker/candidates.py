@@ -49,14 +49,13 @@ class Remainder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """Which of some chats may be called: a statement, and the values to execute it with.
-
-    Who asks often gives the same statement each time: it is compiled once, and planned once by the database.
-    """
+    """Which of some chats may be called: a statement, and the values to execute it with."""
 
     statement: Select[str, int]
     """The id, and the sequence that the claim is to have; in the order of the ids."""
     values: Mapping[str, object] = field(default_factory=dict)
+    repeated: bool = False
+    """Whether it is the same statement each time, whatever the moment and the chats."""
 
 
 class Candidates(Protocol):
@@ -101,7 +100,7 @@ class Due:
 
     def claimable(self, now: datetime, among: Collection[str]) -> Question:
         """Those of some chats that are due, for the day's scheduled call."""
-        return Question(statement=self._due_among, values=moment(self.rules, now) | {"among": among})
+        return Question(statement=self._due_among, values=moment(self.rules, now) | {"among": among}, repeated=True)
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
         """Every other chat of the table, by its verdict."""

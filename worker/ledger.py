@@ -44,6 +44,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
+from worker import prepared
 from worker.candidates import Candidates
 from worker.tables import UtcTime, chats, runs, share_attempts, spelt
 
@@ -165,8 +166,9 @@ async def claim(
         return []
     asked = candidates.claimable(now, among)
     if connection.dialect.name == "postgresql":
-        locked = await connection.execute(_locking(asked.statement), {**asked.values, "claim_at_most": at_most})
-        ids = list(locked.scalars())
+        limited = {**asked.values, "claim_at_most": at_most}
+        locked = await prepared.fetch(connection, _locking(asked.statement), limited, repeated=asked.repeated)
+        ids = [chat_id for chat_id, _ in locked]
         if not ids:
             return []
         asked = candidates.claimable(now, ids)
@@ -179,10 +181,11 @@ async def claim(
         "claim_reason": request.reason if request else None,
         "claim_at_most": at_most,
     }
-    claimed = await connection.execute(_claiming(asked.statement, connection.dialect.name), {**asked.values, **values})
+    claiming = _claiming(asked.statement, connection.dialect.name)
+    claimed = await prepared.fetch(connection, claiming, {**asked.values, **values}, repeated=asked.repeated)
     return [
         Claim(chat_id=chat_id, share_day=day, sequence=sequence, run_id=run_id, claimed_at=now)
-        for chat_id, sequence in sorted((chat_id, sequence) for chat_id, sequence in claimed)
+        for chat_id, sequence in sorted(claimed)
     ]
 
 
@@ -197,7 +200,7 @@ async def record(connection: AsyncConnection, answers: Sequence[Recorded]) -> No
     rows = [_recorded_row(answer) for answer in answers]
     if connection.dialect.name == "postgresql":
         values = {"answers": json.dumps(rows, default=_iso), "answers_in_all": len(rows)}
-        await connection.execute(_RECORD_ALL, values)
+        await prepared.execute(connection, _RECORD_ALL, values)
     else:
         await connection.execute(_RECORD, rows)
 
