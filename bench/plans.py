@@ -18,7 +18,7 @@ from worker.ledger import Answer, Outcome, Recorded
 from worker.linq_answers import Card
 
 CHANGING: Final = (
-    (re.compile(r"'\{[^']*,[^']*\}'::text\[\]"), "'{...}'::text[]"),
+    (re.compile(r"'\{[^']*,[^']*\}'::(text\[\]|cstring)"), r"'{...}'::\1"),
     (re.compile(r"'[0-9a-f]{8}-[0-9a-f-]{27}'"), "'<id>'"),
     (re.compile(r"'\d{4}-\d\d-\d\d[^']*'"), "'<moment>'"),
 )
