@@ -37,14 +37,13 @@ def pin_to(core: int | None) -> None:
 
 
 @contextlib.contextmanager
-def pinned_to(*chosen: int | None) -> Iterator[None]:
-    """For the time of the block, start processes that stay on these cores."""
-    known = {core for core in chosen if core is not None}
-    if not known:
+def pinned_to(core: int | None) -> Iterator[None]:
+    """For the time of the block, start processes that stay on this core."""
+    if core is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, known)
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:

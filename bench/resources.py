@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 
 from bench import machine
-from bench.stage import KINDS, Kind, Stage, pass_seconds, run, settings, start
+from bench.stage import KINDS, Kind, Stage, pass_seconds, run, settings, staged, start
 
 WARM_UP: Final = timedelta(seconds=1)
 """In which processes that begin together still load, connect, and read the cards."""
@@ -80,22 +80,21 @@ def idle_serve(stage: Stage, kind: Kind) -> Idle:
 
 def together(stage: Stage) -> dict[str, Together]:
     """Passes at an API of 50 ms, 20 calls in flight in each process; one, and four at the same time, by their place."""
-    places = {"on one core": False}
+    found = {"on one core": _together(stage)}
     if stage.client_core is not None:
-        places["on both cores, beside the API and PostgreSQL"] = True
-    return {name: _together(stage, on_both_cores=both) for name, both in places.items()}
+        with staged(quick=stage.quick, pinned=False) as free:
+            found["on both cores, and so are the API and PostgreSQL"] = _together(free)
+    return found
 
 
-def _together(stage: Stage, *, on_both_cores: bool) -> Together:
+def _together(stage: Stage) -> Together:
     shares, rounds = (800, 1) if stage.quick else (3_000, 3)
     speeds: dict[int, list[float]] = {1: [], 4: []}
     with machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url:
         for _, processes in itertools.product(range(rounds), speeds):
             with stage.chats("postgresql", shares * processes, due=shares * processes) as url:
                 environment = settings(base_url, url, SHARE_CONCURRENCY="20")
-                workers = [
-                    start(stage, ["run", "--json"], environment, on_both_cores=on_both_cores) for _ in range(processes)
-                ]
+                workers = [start(stage, ["run", "--json"], environment) for _ in range(processes)]
                 passes = [pass_seconds(worker.communicate()[0]) for worker in workers]
                 speeds[processes].append(_speed(url, passes))
             shared = sum(count for _, _, count in passes)

@@ -54,10 +54,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(*, quick: bool) -> Iterator[Stage]:
-    """A stage: a PostgreSQL on the servers' core, where there is one to choose."""
-    cores = machine.cores()
-    client_core, server_core = cores or (None, None)
+def staged(*, quick: bool, pinned: bool = True) -> Iterator[Stage]:
+    """A stage: a PostgreSQL on the servers' core, where one can be chosen. Not `pinned`, all go where there is room."""
+    client_core, server_core = (pinned and machine.cores()) or (None, None)
     with machine.postgresql(server_core) as server:
         yield Stage(client_core=client_core, server_core=server_core, server=server, quick=quick)
 
@@ -87,13 +86,10 @@ def settings(base_url: str, database_url: str, **others: str) -> dict[str, str]:
     return kept | ours | {"SHARE_MAX_PER_SECOND": "0", "SHARE_CONCURRENCY": "50", "LOG_FORMAT": "json"} | others
 
 
-def start(
-    stage: Stage, words: list[str], environment: Mapping[str, str], *, on_both_cores: bool = False
-) -> subprocess.Popen[str]:
-    """Start a command of the worker's on the client's core, or on whichever is free."""
+def start(stage: Stage, words: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a command of the worker's on the client's core."""
     script = Path(sys.executable).with_name("share-worker")
-    cores = (stage.client_core, stage.server_core) if on_both_cores else (stage.client_core,)
-    with machine.pinned_to(*cores), tempfile.TemporaryDirectory() as folder:
+    with machine.pinned_to(stage.client_core), tempfile.TemporaryDirectory() as folder:
         return subprocess.Popen(
             [str(script), *words],
             env=dict(environment),
