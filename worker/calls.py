@@ -53,6 +53,9 @@ HELD_PAUSE_SECONDS: Final = 0.2
 QUIET_ROUNDS: Final = 20
 """Rounds of the event loop in which no call ends, before the answers in hand are recorded."""
 
+QUICK_MILLISECONDS: Final = 20.0
+"""Where calls take longer, they do not end in the same moment, and one quiet round is enough."""
+
 UNCONFIRMED: Final = "the claim's commit was not confirmed, so nothing was sent"
 RECORD_SECONDS: Final = 5.0
 """The part of the drain that is kept for the ledger, after the calls."""
@@ -217,7 +220,7 @@ class Calls:
     async def _let_answers_gather(self) -> None:
         """Wait while each round of the event loop ends more calls: one transaction will do for all of their answers."""
         quiet = 0
-        while self._finished and quiet < QUIET_ROUNDS:
+        while self._finished and quiet < (QUIET_ROUNDS if self._finished[-1].milliseconds < QUICK_MILLISECONDS else 1):
             seen = len(self._finished)
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._finished) == seen else 0
