@@ -62,15 +62,12 @@ async def fetch(
 
 
 async def execute(connection: AsyncConnection, statement: Update, values: Mapping[str, object]) -> None:
-    """Execute a statement that returns nothing.
+    """Execute a statement that returns nothing, on PostgreSQL.
 
     Raises:
         SQLAlchemyError: as if SQLAlchemy had executed it.
     """
-    if connection.dialect.name != "postgresql":
-        await connection.execute(statement, values)
-    else:
-        await _executed(connection, statement, values)
+    await _executed(connection, statement, values)
 
 
 async def _executed(
@@ -78,12 +75,12 @@ async def _executed(
 ) -> "psycopg.AsyncCursor[tuple[object, ...]]":
     import psycopg  # noqa: PLC0415 -- a driver that SQLite does without
 
-    open_ = cast("Connection", connection.sync_connection)
-    prepared = _on(open_, statement)
+    underlying = cast("Connection", connection.sync_connection)
+    prepared = _on(underlying, statement)
     written = {**prepared.fixed, **values}
     for name, write in prepared.writers.items():
         written[name] = write(written[name])
-    if open_.dispatch.before_cursor_execute:
+    if underlying.dispatch.before_cursor_execute:
         await connection.run_sync(_tell_listeners, prepared, written)
     try:
         return await prepared.cursor.execute(prepared.text, written)
@@ -101,7 +98,9 @@ async def _executed(
 def _on(connection: Connection, statement: DQLDMLClauseElement) -> _Prepared:
     """A statement as its connection keeps it."""
     pooled = connection.connection
-    kept: _Kept = pooled.info.setdefault(_KEPT, WeakKeyDictionary())
+    kept: _Kept | None = pooled.info.get(_KEPT)
+    if kept is None:
+        kept = pooled.info[_KEPT] = WeakKeyDictionary()
     prepared = kept.get(statement)
     if prepared is None:
         driver = cast("psycopg.AsyncConnection[tuple[object, ...]]", pooled.driver_connection)
