@@ -40,3 +40,11 @@ def new_database(kind: str) -> Iterator[str]:
 def plain(url: URL) -> str:
     """A URL as psycopg and the settings take it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def end_the_workers(admin: psycopg.Connection) -> None:
+    """End each connection of the worker to the database from the server's side, as a restart does, and wait for it."""
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'share-worker'"
+    )

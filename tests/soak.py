@@ -26,7 +26,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, bindparam, insert, update
 
 from tests.commands import ROOT, environment, share_worker
-from tests.databases import new_database
+from tests.databases import end_the_workers, new_database
 from tests.judge import Judge, open_ledger
 from worker.demo import known_chat
 from worker.simulator.account import ShareCall
@@ -127,10 +127,7 @@ class Life:
     def _on_call(self, number: int) -> None:
         if number == self._cut_at and self._database_url.startswith("postgresql"):
             with psycopg.connect(self._database_url, autocommit=True) as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND application_name = 'share-worker'"
-                )
+                end_the_workers(connection)
 
     def _know(self, new: list[Chat]) -> None:
         for chat in new:

@@ -11,6 +11,7 @@ from sqlalchemy import event, make_url, select
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
+from tests.databases import end_the_workers
 from tests.relay import Relay, relaying
 from tests.scene import LINE, Scene, until
 from worker import database
@@ -44,10 +45,7 @@ class Far:
     def cut(self) -> None:
         """End every connection of the worker from the server's side, as a restart does."""
         with psycopg.connect(self.near, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'share-worker'"
-            )
+            end_the_workers(connection)
 
 
 @pytest.fixture

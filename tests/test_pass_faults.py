@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from tests.commands import KEY, Ended, environment, finish, share_worker
 from tests.conftest import HandClock
-from tests.databases import plain
+from tests.databases import end_the_workers, plain
 from tests.scene import Scene, until
 from tests.test_database_faults import agree
 from worker import database
@@ -196,17 +196,11 @@ async def test_a_server_that_becomes_read_only_in_the_middle_ends_the_pass(scene
         going = asyncio.create_task(scene.one_pass(limits=FOUR))
         await until(lambda: len(scene.called()) >= 5)
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'share-worker'"
-        )
+        end_the_workers(connection)
         result = await going
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'share-worker'"
-        )
+        end_the_workers(connection)
     await scene.engine.dispose()  # what was cut a moment after it was used, is found out by using it
     assert result.status is RunStatus.FAILED
     assert result.detail is not None
@@ -537,10 +531,7 @@ def at_the_last_table(engine: AsyncEngine, strike: "object") -> None:
 async def test_a_migration_that_is_cut_off_leaves_nothing_half_made(empty_postgresql: str) -> None:
     def cut(_connection: Connection) -> None:
         with psycopg.connect(empty_postgresql, autocommit=True) as other:
-            other.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'share-worker'"
-            )
+            end_the_workers(other)
 
     async with database.opened(database.parse_url(empty_postgresql)) as engine:
         at_the_last_table(engine, cut)

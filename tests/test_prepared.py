@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import START
+from tests.databases import end_the_workers
 from tests.scene import until
 from worker import database, prepared
 from worker.listed import TextList, is_one_of
@@ -116,10 +117,7 @@ async def test_a_connection_that_the_server_ended_is_a_fault_that_passes(
         async with database.write(engine) as connection:
             await prepared.fetch(connection, statement, values)
             with psycopg.connect(copied_postgresql, autocommit=True) as admin:
-                admin.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND application_name = 'share-worker'"
-                )
+                end_the_workers(admin)
             await prepared.fetch(connection, statement, values)
 
     with pytest.raises(OperationalError) as lost:
