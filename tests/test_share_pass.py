@@ -569,13 +569,14 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
     await scene.add_chat("chat")
     claims = 0
 
-    @event.listens_for(scene.engine.sync_engine, "commit")
-    def freeze_after_the_claim(_connection: object) -> None:
+    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
+    def freeze_after_the_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
         nonlocal claims
-        if scene.account.requests["list_cards"] and not scene.called():
-            claims += 1
-            if claims == 3:  # before it, the cards were stored and the walk begun
-                scene.clock.move(seconds=seconds)
+        if not sql.startswith("INSERT INTO share_attempts"):
+            return
+        claims += 1
+        if claims == 1:
+            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.clock.move(seconds=seconds), once=True)
 
     await scene.one_pass()
     (attempt,) = await scene.attempts()

@@ -25,6 +25,7 @@ from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Tally
 from worker.linq import Linq
 from worker.linq_answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone
 from worker.pace import Brake, Limits, Pace
+from worker.writes import Writes
 
 Watch = Callable[[Answer, float], None]
 """Told of each answer once it is recorded, with the seconds that the call took."""
@@ -88,6 +89,7 @@ class Calls:
         watch: Watch,
     ) -> None:
         self._engine = engine
+        self._writes = Writes(engine)
         self._linq = linq
         self._rules = rules
         self._source = candidates
@@ -151,6 +153,7 @@ class Calls:
             await asyncio.gather(listener, teller, *self._in_flight, return_exceptions=True)
             while not self._untold.empty():
                 self._tell(self._untold.get_nowait())
+            await self._writes.close()
 
     def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
         """How the calls ended: completed, or stopped and why. A stop that left nobody waiting is none."""
@@ -231,7 +234,7 @@ class Calls:
         among = list(islice(self._candidates, min(self._reach * wanted, MOST_OFFERED)))
         claims: list[Claim] = []
         try:
-            async with database.write(self._engine) as connection:
+            async with self._writes.one() as connection:
                 now = self._clock.now()
                 await ledger.release(
                     connection,

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, event, inspect, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     ArgumentError,
@@ -62,6 +62,9 @@ MIGRATION_LOCK: Final = 0x4C696E71
 
 IDLE_SECONDS: Final = 0.1
 """A PostgreSQL connection that lay idle for longer is tried before it is used."""
+
+WRITING: Final = {"begin_statement": "BEGIN IMMEDIATE"}
+"""The execution options of a connection on which transactions write."""
 
 POSTGRESQL_OPTIONS: Final = {
     "connect_timeout": CONNECT_SECONDS,
@@ -149,21 +152,21 @@ async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine
 @asynccontextmanager
 async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> AsyncIterator[AsyncConnection]:
     """A transaction that only looks. `seconds` None is for rows that stream to a reader who takes their time."""
-    async with _within(seconds), engine.connect() as connection, connection.begin():
+    async with within(seconds), engine.connect() as connection, connection.begin():
         yield connection
 
 
 @asynccontextmanager
 async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that is committed when the block ends well, and undone when it does not."""
-    async with _within(WRITE_SECONDS), engine.connect() as connection:
-        await connection.execution_options(begin_statement="BEGIN IMMEDIATE")
+    async with within(WRITE_SECONDS), engine.connect() as connection:
+        await connection.execution_options(**WRITING)
         async with connection.begin():
             yield connection
 
 
 @asynccontextmanager
-async def _within(seconds: float | None) -> AsyncIterator[None]:
+async def within(seconds: float | None) -> AsyncIterator[None]:
     """Treat a database that does not answer like one that went away.
 
     Raises:
@@ -392,10 +395,25 @@ def _prepare_postgresql(engine: Engine) -> None:
     def on_checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         # One that lay idle may have been cut off meanwhile. To try it each time would cost a pass a round trip a turn.
         if time.monotonic() - record.info.get("free_since", math.inf) > IDLE_SECONDS:
-            try:
-                engine.dialect.do_ping(connection)
-            except engine.dialect.loaded_dbapi.Error as error:
-                raise DisconnectionError from error
+            _ping(engine.dialect, connection)
+
+
+def ping(connection: Connection) -> None:
+    """Try a connection that lay idle.
+
+    Raises:
+        DisconnectionError: there is nobody at its other end.
+    """
+    driven = connection.connection.dbapi_connection
+    if driven is not None:
+        _ping(connection.dialect, driven)
+
+
+def _ping(dialect: Dialect, connection: DBAPIConnection) -> None:
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
 
 
 def _migrations_folder() -> Path:

@@ -383,10 +383,12 @@ def _claiming(chosen: Select[str, int], dialect: str) -> ReturningInsert[str, in
 # What no answer replaces. Not turned round (claimed or unknown): PostgreSQL would look for those, among all of history.
 _FINAL: Final = (Outcome.SHARED, Outcome.REJECTED, Outcome.UNSENT)
 
-_CLAIM_COLUMNS: Final = {
+_CLAIM_KEY: Final = {
     "claim_chat_id": share_attempts.c.chat_id,
     "claim_share_day": share_attempts.c.share_day,
     "claim_sequence": share_attempts.c.sequence,
+}
+_CLAIM_COLUMNS: Final = _CLAIM_KEY | {
     "claim_run_id": share_attempts.c.run_id,
     "claim_claimed_at": share_attempts.c.claimed_at,
 }
@@ -405,7 +407,10 @@ def _recording(value_of: Callable[[str], ColumnElement[Any]]) -> Update:
     return (
         update(share_attempts)
         .where(
-            *(column == value_of(name) for name, column in _CLAIM_COLUMNS.items()),
+            *(column == value_of(name) for name, column in _CLAIM_KEY.items()),
+            # Spelt so that no index fits: by that of the runs each answer would look at all calls of its run.
+            share_attempts.c.run_id + spelt("") == value_of("claim_run_id"),
+            share_attempts.c.claimed_at == value_of("claim_claimed_at"),
             *(share_attempts.c.outcome != spelt(outcome) for outcome in _FINAL),
         )
         .values({column: value_of(name) for name, column in _ANSWER_COLUMNS.items()})

@@ -1,0 +1,217 @@
+"""The write transactions of a pass: one connection for all of them, which never gets in the way of one."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from tests.databases import end_the_workers
+from worker import database, ledger
+from worker.candidates import Due
+from worker.eligibility import Rules
+from worker.ledger import Answer, Claim, Outcome, Recorded
+from worker.tables import chats, contact_cards
+from worker.writes import PLANS, Writes
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+LINE = "+15550100001"
+
+
+@pytest.fixture
+async def writes(engine: AsyncEngine) -> AsyncIterator[Writes]:
+    """On either database."""
+    writes = Writes(engine)
+    yield writes
+    await writes.close()
+
+
+@pytest.fixture
+async def on_postgresql(copied_postgresql: str) -> AsyncIterator[tuple[AsyncEngine, Writes]]:
+    """PostgreSQL alone, with its engine."""
+    async with database.opened(database.parse_url(copied_postgresql)) as engine:
+        writes = Writes(engine)
+        yield engine, writes
+        await writes.close()
+
+
+async def add(connection: AsyncConnection, *ids: str) -> None:
+    usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
+    await connection.execute(insert(chats), [usual | {"id": chat_id} for chat_id in ids])
+
+
+async def ids(engine: AsyncEngine) -> list[str]:
+    async with database.read(engine) as connection:
+        return list((await connection.execute(select(chats.c.id).order_by(chats.c.id))).scalars())
+
+
+async def process(writes: Writes) -> int:
+    """The server's process for the connection at hand."""
+    async with writes.one() as connection:
+        found: int = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
+    return found
+
+
+async def settings_of(connection: AsyncConnection) -> dict[str, str]:
+    return {name: (await connection.execute(text(f"SHOW {name}"))).scalar_one() for name in PLANS}
+
+
+async def test_each_transaction_is_committed_or_undone_by_itself(engine: AsyncEngine, writes: Writes) -> None:
+    async def add_and_fail() -> None:
+        async with writes.one() as connection:
+            await add(connection, "b")
+            raise ZeroDivisionError
+
+    async with writes.one() as connection:
+        await add(connection, "a")
+    assert await ids(engine) == ["a"], "it is committed as its block ends, not when the connection is given up"
+    with pytest.raises(ZeroDivisionError):
+        await add_and_fail()
+    with pytest.raises(IntegrityError):
+        async with writes.one() as connection:
+            await add(connection, "c", "a")
+    async with writes.one() as connection:
+        await add(connection, "d")
+    assert await ids(engine) == ["a", "d"]
+
+
+async def test_between_two_transactions_nobody_else_is_kept_from_writing(engine: AsyncEngine, writes: Writes) -> None:
+    async with writes.one() as connection:
+        await add(connection, "a")
+    async with database.write(engine) as connection:
+        await add(connection, "b")
+    async with writes.one() as connection:
+        await add(connection, "c")
+        found = (await connection.execute(select(chats.c.id).order_by(chats.c.id))).scalars().all()
+    assert found == ["a", "b", "c"]
+
+
+async def test_on_sqlite_a_transaction_has_the_write_lock_before_its_first_statement(tmp_path: Path) -> None:
+    file = tmp_path / "worker.db"
+    async with database.opened(database.parse_url(f"sqlite:///{file}"), create=True) as engine:
+        writes = Writes(engine)
+        with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:
+            for _ in range(2):
+                async with writes.one():
+                    with pytest.raises(sqlite3.OperationalError, match="locked"):
+                        other.execute("BEGIN IMMEDIATE")
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+        await writes.close()
+
+
+async def test_one_connection_serves_them_all_until_something_fails(
+    on_postgresql: tuple[AsyncEngine, Writes],
+) -> None:
+    _, writes = on_postgresql
+    first = await process(writes)
+    assert await process(writes) == first
+    with pytest.raises(ZeroDivisionError):
+        async with writes.one():
+            raise ZeroDivisionError
+    assert await process(writes) != first
+
+
+async def test_its_settings_are_nobody_elses_and_are_gone_with_it(on_postgresql: tuple[AsyncEngine, Writes]) -> None:
+    engine, writes = on_postgresql
+    async with database.read(engine) as other:
+        usual = await settings_of(other)
+    assert usual["plan_cache_mode"] == "force_custom_plan"
+    async with writes.one() as connection:
+        assert await settings_of(connection) == PLANS
+        async with database.read(engine) as other:
+            assert await settings_of(other) == usual
+    await writes.close()
+    async with database.read(engine) as one, database.read(engine) as another:
+        assert await settings_of(one) == await settings_of(another) == usual
+
+
+async def test_a_connection_that_was_cut_off_while_it_lay_idle_costs_no_transaction(
+    on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, writes = on_postgresql
+    first = await process(writes)
+    with psycopg.connect(copied_postgresql, autocommit=True) as admin:
+        end_the_workers(admin)
+        monkeypatch.setattr(database, "IDLE_SECONDS", 1_000.0)
+        with pytest.raises(OperationalError, match="terminating connection") as lost:
+            await process(writes)  # in the midst of work it is not tried before each transaction
+        assert database.is_passing(lost.value)
+        second = await process(writes)
+        end_the_workers(admin)
+        monkeypatch.setattr(database, "IDLE_SECONDS", -1.0)
+        third = await process(writes)
+    assert len({first, second, third}) == 3
+
+
+async def test_a_transaction_that_is_given_up_in_the_middle_leaves_nothing(
+    on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str
+) -> None:
+    engine, writes = on_postgresql
+    begun = asyncio.Event()
+
+    async def wait_in_the_middle() -> None:
+        async with writes.one() as connection:
+            await add(connection, "a")
+            begun.set()
+            await connection.execute(text("SELECT pg_sleep(60)"))
+
+    waiting = asyncio.create_task(wait_in_the_middle())
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with writes.one() as connection:
+        await add(connection, "b")
+    assert await ids(engine) == ["b"]
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_has_grown(
+    on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str, analyzed: bool
+) -> None:
+    engine, writes = on_postgresql
+    rules, each = Rules(), 40
+    everyone = [f"chat-{number:04}" for number in range(1_000)]
+    async with database.write(engine) as connection:
+        await add(connection, *everyone)
+        await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+    if analyzed:  # then the server knows that the ledger is empty, and takes any way into it for short
+        with psycopg.connect(copied_postgresql, autocommit=True) as admin:
+            admin.execute("VACUUM ANALYZE")
+    claims: list[Claim] = []
+
+    async def turn(among: list[str]) -> int:
+        """Record what was claimed and claim anew; return how many rows and index entries were read for it."""
+        nonlocal claims
+        answers = [
+            Recorded(claim=claim, answer=Answer(outcome=Outcome.SHARED, http_status=202), finished_at=NOW)
+            for claim in claims
+        ]
+        async with writes.one() as connection:
+            before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+            await ledger.record(connection, answers)
+            claims = await ledger.claim(
+                connection, Due(rules), run_id="run", day=NOW.date(), now=NOW, among=among, at_most=each
+            )
+            after: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+        assert [claim.chat_id for claim in claims] == among
+        return after - before
+
+    read = [await turn(everyone[begin : begin + each]) for begin in range(0, len(everyone), each)]
+    assert max(read[5:]) <= 15 * each, "a turn costs what it claims and records, and not what was called before it"
+
+
+# What the transaction read, and those before it of which the server has not yet told: hence only differences count.
+_READ_SO_FAR = text("""
+    SELECT sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::bigint FROM pg_class
+    WHERE oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'share_attempts'::regclass)
+       OR relname IN ('share_attempts', 'chats', 'contact_cards')
+""")
