@@ -93,14 +93,15 @@ class Due:
         whole table and to sort it, again for each window.
         """
         until: str | None = (await connection.execute(_END_OF_SPAN, {"after": after})).scalar_one_or_none()
-        values = moment(self.rules, now) | {"after": after, "until": until, "at_most": at_most}
+        values = {**moment(self.rules, now), "after": after, "until": until, "at_most": at_most}
         statement = self._due_after if until is None else self._due_between
         ids = list((await connection.execute(statement, values)).scalars())
         return Window(ids=ids, after=ids[-1] if len(ids) == at_most else until)
 
     def claimable(self, now: datetime, among: Collection[str]) -> Question:
         """Those of some chats that are due, for the day's scheduled call."""
-        return Question(statement=self._due_among, values=moment(self.rules, now) | {"among": among}, repeated=True)
+        values = {**moment(self.rules, now), "among": among}
+        return Question(statement=self._due_among, values=values, repeated=True)
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
         """Every other chat of the table, by its verdict."""

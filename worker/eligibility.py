@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from sqlalchemy import (
@@ -145,7 +146,8 @@ class Rules:
         return now.astimezone(self.timezone).date()
 
 
-def moment(rules: Rules, now: datetime) -> dict[str, date | datetime]:
+@lru_cache(maxsize=1)  # a claim asks twice for its moment
+def moment(rules: Rules, now: datetime) -> Mapping[str, date | datetime]:
     """The values of a moment, for a statement that was made for any moment (`now` is None there) and is used again."""
     day = rules.share_day(now)
     return {
