@@ -48,12 +48,13 @@ async def claim(
         )
 
 
+def answered(claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> list[Recorded]:
+    return [Recorded(claim=made, answer=Answer(outcome=outcome, http_status=202), finished_at=now) for made in claims]
+
+
 async def record(engine: AsyncEngine, claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> None:
-    answers = [
-        Recorded(claim=made, answer=Answer(outcome=outcome, http_status=202), finished_at=now) for made in claims
-    ]
     async with database.write(engine) as connection:
-        await ledger.record(connection, answers)
+        await ledger.record(connection, answered(claims, outcome, now))
 
 
 async def outcomes(engine: AsyncEngine) -> dict[str, str]:
@@ -397,6 +398,46 @@ async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_
                 await asyncio.sleep(0)
         assert await claiming == []
         assert await outcomes(one) == {"chat": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("among", "at_most", "claimed"),
+    [
+        ((5, 6, 7), 2, ["chat-05", "chat-06"]),
+        ((5,), 9, ["chat-05"]),
+        ((0, 1), 2, []),  # called already
+        ((), 2, []),
+        ((5, 6), 0, []),
+    ],
+)
+async def test_answers_that_come_with_a_claim_are_recorded_whatever_comes_of_it(
+    engine: AsyncEngine, chat_ids: list[str], among: tuple[int, ...], at_most: int, claimed: list[str]
+) -> None:
+    first = await claim(engine, chat_ids[:3])
+
+    async def claim_with_answers(*, fail: bool) -> list[str]:
+        answers = answered(first[:2], Outcome.SHARED) + answered(first[2:], Outcome.REJECTED)
+        async with database.write(engine) as connection:
+            claims = await ledger.claim(
+                connection,
+                Due(RULES),
+                run_id="run",
+                day=NOW.date(),
+                now=NOW,
+                among=[chat_ids[number] for number in among],
+                at_most=at_most,
+                answers=answers,
+            )
+            if fail:
+                raise ZeroDivisionError
+        return [made.chat_id for made in claims]
+
+    with pytest.raises(ZeroDivisionError):
+        await claim_with_answers(fail=True)
+    assert await outcomes(engine) == dict.fromkeys(chat_ids[:3], "claimed"), "both belong to the transaction"
+    assert await claim_with_answers(fail=False) == claimed
+    recorded = {"chat-00": "shared", "chat-01": "shared", "chat-02": "rejected"}
+    assert await outcomes(engine) == recorded | dict.fromkeys(claimed, "claimed")
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])

@@ -197,9 +197,15 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
         ]
         async with writes.one() as connection:
             before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
-            await ledger.record(connection, answers)
             claims = await ledger.claim(
-                connection, Due(rules), run_id="run", day=NOW.date(), now=NOW, among=among, at_most=each
+                connection,
+                Due(rules),
+                run_id="run",
+                day=NOW.date(),
+                now=NOW,
+                among=among,
+                at_most=each,
+                answers=answers,
             )
             after: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
         assert [claim.chat_id for claim in claims] == among

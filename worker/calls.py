@@ -242,8 +242,8 @@ class Calls:
                     why=UNCONFIRMED,
                     now=now,
                 )
-                await ledger.record(connection, [call.recorded for call in finished])
                 await _keep_facts(connection, finished, now)
+                answers = [call.recorded for call in finished]
                 if self._rules.share_day(now) == self._day:
                     claims = await ledger.claim(
                         connection,
@@ -253,7 +253,10 @@ class Calls:
                         now=now,
                         among=among,
                         at_most=wanted,
+                        answers=answers,
                     )
+                else:
+                    await ledger.record(connection, answers)
         except SQLAlchemyError as error:
             # The commit may have come through: record the answers again, and give the claims back instead of calling.
             self._finished = finished + self._finished

@@ -151,8 +151,12 @@ async def claim(
     now: datetime,
     among: Collection[str],
     at_most: int,
+    answers: Sequence[Recorded] = (),
 ) -> list[Claim]:
     """Claim up to `at_most` chats of `among` that may be called at `now`, on a share day; return the claims.
+
+    The `answers` of earlier calls, to chats that are not in `among`, are recorded before: whatever comes of the claim,
+    and on PostgreSQL without a statement of their own.
 
     The caller commits, and calls only then. Which chats are claimed is decided by the database, in this order:
 
@@ -163,15 +167,19 @@ async def claim(
     3. The key refuses a second row for the chat, day and sequence. One that is `unsent` is claimed anew, in its place.
     """
     if not among or at_most < 1:
+        await record(connection, answers)
         return []
     asked = candidates.claimable(now, among)
     if connection.dialect.name == "postgresql":
-        limited = {**asked.values, "claim_at_most": at_most}
-        locked = await prepared.fetch(connection, _locking(asked.statement), limited, repeated=asked.repeated)
+        locking = _locking(asked.statement, records=bool(answers))
+        limited = {**asked.values, "claim_at_most": at_most, **(_in_one_value(answers) if answers else {})}
+        locked = await prepared.fetch(connection, locking, limited, repeated=asked.repeated)
         ids = [chat_id for chat_id, _ in locked]
         if not ids:
             return []
         asked = candidates.claimable(now, ids)
+    else:
+        await record(connection, answers)
     request = candidates.request
     values = {
         "claim_day": day,
@@ -197,12 +205,10 @@ async def record(connection: AsyncConnection, answers: Sequence[Recorded]) -> No
     """
     if not answers:
         return
-    rows = [_recorded_row(answer) for answer in answers]
     if connection.dialect.name == "postgresql":
-        values = {"answers": json.dumps(rows, default=_iso), "answers_in_all": len(rows)}
-        await prepared.execute(connection, _RECORD_ALL, values)
+        await prepared.execute(connection, _RECORD_ALL, _in_one_value(answers))
     else:
-        await connection.execute(_RECORD, rows)
+        await connection.execute(_RECORD, [_recorded_row(answer) for answer in answers])
 
 
 async def release(connection: AsyncConnection, claims: Collection[Claim], *, why: str, now: datetime) -> None:
@@ -350,9 +356,10 @@ _NO_ANSWER: Final = {name: null() for name in ("finished_at", "http_status", "er
 
 
 @lru_cache(maxsize=8)
-def _locking(chosen: Select[str, int]) -> Select[str, int]:
-    """The statement that locks the rows of chats that may be called, as many as are wanted."""
-    return chosen.limit(bindparam("claim_at_most")).with_for_update(of=chats, skip_locked=True)
+def _locking(chosen: Select[str, int], *, records: bool) -> Select[str, int]:
+    """The statement that locks the rows of chats that may be called, as many as are wanted; it may also record."""
+    locking = chosen.limit(bindparam("claim_at_most")).with_for_update(of=chats, skip_locked=True)
+    return locking.add_cte(_RECORD_ALL.cte("recorded")) if records else locking
 
 
 @lru_cache(maxsize=8)
@@ -429,6 +436,11 @@ def _all_at_once() -> Update:
 
 _RECORD: Final = _recording(bindparam)
 _RECORD_ALL: Final = _all_at_once()
+
+
+def _in_one_value(answers: Sequence[Recorded]) -> dict[str, object]:
+    rows = [_recorded_row(answer) for answer in answers]
+    return {"answers": json.dumps(rows, default=_iso), "answers_in_all": len(rows)}
 
 
 def _iso(moment: date) -> str:
