@@ -16,6 +16,7 @@ from worker.candidates import Due
 from worker.eligibility import Rules
 from worker.ledger import Answer, Outcome, Recorded
 from worker.linq_answers import Card
+from worker.writes import Writes
 
 CHANGING: Final = (
     (re.compile(r"'\{[^']*,[^']*\}'::(text\[\]|cstring)"), r"'{...}'::\1"),
@@ -71,7 +72,8 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
             with watched(connection) as found:
                 window = await due.read_ahead(connection, now, after="", at_most=5_000)
             plans["walk"] = _joined(found)
-        async with database.write(engine) as connection:
+        writes = Writes(engine)
+        async with writes.one() as connection:
             with watched(connection) as found:
                 claims = await ledger.claim(
                     connection,
@@ -89,6 +91,7 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
                     connection, [Recorded(claim=claim, answer=answer, finished_at=now) for claim in claims]
                 )
             plans["record"] = _joined(found)
+        await writes.close()
         async with database.read(engine) as connection:
             with watched(connection) as found:
                 await due.remainder(connection, now, run_id=run_id)

@@ -153,7 +153,7 @@ async def test_an_answer_whose_commit_was_not_confirmed_is_recorded_again(far: t
     @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
     def arm(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
         nonlocal records
-        if statement.startswith("UPDATE share_attempts SET outcome") and "claimed_at =" in statement:
+        if "UPDATE share_attempts SET outcome" in statement and "claimed_at =" in statement:
             records += 1
             if records == 2:
                 postgresql.relay.swallow_answer_to = b"COMMIT"
