@@ -393,7 +393,7 @@ def _prepare_postgresql(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def on_checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        # One that lay idle may have been cut off meanwhile. To try it each time would cost a pass a round trip a turn.
+        # One that lay idle may have been cut off meanwhile. To try it each time would cost a round trip a transaction.
         if time.monotonic() - record.info.get("free_since", math.inf) > IDLE_SECONDS:
             _ping(engine.dialect, connection)
 
