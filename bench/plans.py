@@ -72,8 +72,7 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
             with watched(connection) as found:
                 window = await due.read_ahead(connection, now, after="", at_most=5_000)
             plans["walk"] = _joined(found)
-        writes = Writes(engine)
-        async with writes.one() as connection:
+        async with contextlib.aclosing(Writes(engine)) as writes, writes.one() as connection:
             with watched(connection) as found:
                 claims = await ledger.claim(
                     connection,
@@ -91,7 +90,6 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
                     connection, [Recorded(claim=claim, answer=answer, finished_at=now) for claim in claims]
                 )
             plans["record"] = _joined(found)
-        await writes.close()
         async with database.read(engine) as connection:
             with watched(connection) as found:
                 await due.remainder(connection, now, run_id=run_id)

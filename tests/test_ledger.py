@@ -10,16 +10,13 @@ from sqlalchemy import Text, case, cast, event, insert, literal, select, text, u
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.due import LINE, NOW, RULES, add_card, add_chats, answered, claim_on
 from tests.scene import Attempt, Scene
 from worker import database, ledger
 from worker.candidates import SPAN, Due, Request
 from worker.eligibility import Rules
 from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Trigger
-from worker.tables import UtcTime, chats, contact_cards, runs, share_attempts
-
-NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
-LINE = "+15550100001"
-RULES = Rules()
+from worker.tables import UtcTime, chats, runs, share_attempts
 
 
 @pytest.fixture
@@ -27,9 +24,8 @@ async def chat_ids(engine: AsyncEngine) -> list[str]:
     """Thirty chats that are due."""
     ids = [f"chat-{number:02}" for number in range(30)]
     async with database.write(engine) as connection:
-        await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
-        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
-        await connection.execute(insert(chats), [usual | {"id": chat_id} for chat_id in ids])
+        await add_card(connection)
+        await add_chats(connection, *ids)
     return ids
 
 
@@ -43,13 +39,7 @@ async def claim(
     rules: Rules = RULES,
 ) -> list[Claim]:
     async with database.write(engine) as connection:
-        return await ledger.claim(
-            connection, Due(rules), run_id=run, day=rules.share_day(now), now=now, among=among, at_most=at_most
-        )
-
-
-def answered(claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> list[Recorded]:
-    return [Recorded(claim=made, answer=Answer(outcome=outcome, http_status=202), finished_at=now) for made in claims]
+        return await claim_on(connection, among, run=run, now=now, at_most=at_most, rules=rules)
 
 
 async def record(engine: AsyncEngine, claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> None:
@@ -176,10 +166,9 @@ async def test_on_postgresql_a_claim_that_is_not_yet_committed_hides_its_chat(
     """The other worker's day is another one, so the key alone would not refuse it; the lock and the second look do."""
     url = database.parse_url(copied_postgresql)
     async with database.opened(url) as one, database.opened(url) as other:
-        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
         async with database.write(one) as connection:
-            await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
-            await connection.execute(insert(chats), [usual | {"id": chat_id} for chat_id in ("a", "b")])
+            await add_card(connection)
+            await add_chats(connection, "a", "b")
         tomorrow = NOW + timedelta(days=1)
         async with database.write(one) as first:
             mine = await ledger.claim(
@@ -385,10 +374,9 @@ async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_
     """Somebody who takes no lock has written the day's row, and commits while the claim waits for it."""
     url = database.parse_url(copied_postgresql)
     async with database.opened(url) as one, database.opened(url) as other:
-        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
         async with database.write(one) as connection:
-            await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
-            await connection.execute(insert(chats).values(id="chat", **usual))
+            await add_card(connection)
+            await add_chats(connection, "chat")
         row = {"chat_id": "chat", "share_day": NOW.date(), "sequence": 0, "claimed_at": NOW, "outcome": "unknown"}
         async with database.write(one) as connection:
             await connection.execute(insert(share_attempts).values(**row, run_id="rogue"))
@@ -418,16 +406,8 @@ async def test_answers_that_come_with_a_claim_are_recorded_whatever_comes_of_it(
     async def claim_with_answers(*, fail: bool) -> list[str]:
         answers = answered(first[:2], Outcome.SHARED) + answered(first[2:], Outcome.REJECTED)
         async with database.write(engine) as connection:
-            claims = await ledger.claim(
-                connection,
-                Due(RULES),
-                run_id="run",
-                day=NOW.date(),
-                now=NOW,
-                among=[chat_ids[number] for number in among],
-                at_most=at_most,
-                answers=answers,
-            )
+            chosen = [chat_ids[number] for number in among]
+            claims = await claim_on(connection, chosen, at_most=at_most, answers=answers)
             if fail:
                 raise ZeroDivisionError
         return [made.chat_id for made in claims]
@@ -450,10 +430,9 @@ async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_po
     with psycopg.connect(copied_postgresql, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = '{isolation}'")
     async with database.opened(url) as engine:
-        usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
         async with database.write(engine) as connection:
-            await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
-            await connection.execute(insert(chats).values(id="chat", **usual))
+            await add_card(connection)
+            await add_chats(connection, "chat")
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")
         def call_just_before(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
@@ -491,7 +470,7 @@ async def test_the_walk_goes_on_where_a_span_of_the_table_ends(engine: AsyncEngi
     )
     walked, after = [], ""
     async with database.write(engine) as connection:
-        await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+        await add_card(connection)
         names = ["id", "from_number", "service", "last_outbound_at"]
         await connection.execute(insert(chats).from_select(names, rows))
         while (window := await Due(RULES).read_ahead(connection, NOW, after=after, at_most=3)).after is not None:

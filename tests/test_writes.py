@@ -3,48 +3,35 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.databases import end_the_workers
-from worker import database, ledger
-from worker.candidates import Due
-from worker.eligibility import Rules
-from worker.ledger import Answer, Claim, Outcome, Recorded
-from worker.tables import chats, contact_cards
+from tests.due import add_card, add_chats, answered, claim_on
+from worker import database
+from worker.ledger import Claim, Outcome
+from worker.tables import chats
 from worker.writes import PLANS, Writes
-
-NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
-LINE = "+15550100001"
 
 
 @pytest.fixture
 async def writes(engine: AsyncEngine) -> AsyncIterator[Writes]:
     """On either database."""
-    writes = Writes(engine)
-    yield writes
-    await writes.close()
+    async with aclosing(Writes(engine)) as writes:
+        yield writes
 
 
 @pytest.fixture
 async def on_postgresql(copied_postgresql: str) -> AsyncIterator[tuple[AsyncEngine, Writes]]:
     """PostgreSQL alone, with its engine."""
-    async with database.opened(database.parse_url(copied_postgresql)) as engine:
-        writes = Writes(engine)
+    async with database.opened(database.parse_url(copied_postgresql)) as engine, aclosing(Writes(engine)) as writes:
         yield engine, writes
-        await writes.close()
-
-
-async def add(connection: AsyncConnection, *ids: str) -> None:
-    usual = {"from_number": LINE, "service": "iMessage", "last_outbound_at": NOW - timedelta(hours=2)}
-    await connection.execute(insert(chats), [usual | {"id": chat_id} for chat_id in ids])
 
 
 async def ids(engine: AsyncEngine) -> list[str]:
@@ -66,37 +53,37 @@ async def settings_of(connection: AsyncConnection) -> dict[str, str]:
 async def test_each_transaction_is_committed_or_undone_by_itself(engine: AsyncEngine, writes: Writes) -> None:
     async def add_and_fail() -> None:
         async with writes.one() as connection:
-            await add(connection, "b")
+            await add_chats(connection, "b")
             raise ZeroDivisionError
 
     async with writes.one() as connection:
-        await add(connection, "a")
+        await add_chats(connection, "a")
     assert await ids(engine) == ["a"], "it is committed as its block ends, not when the connection is given up"
     with pytest.raises(ZeroDivisionError):
         await add_and_fail()
     with pytest.raises(IntegrityError):
         async with writes.one() as connection:
-            await add(connection, "c", "a")
+            await add_chats(connection, "c", "a")
     async with writes.one() as connection:
-        await add(connection, "d")
+        await add_chats(connection, "d")
     assert await ids(engine) == ["a", "d"]
 
 
 async def test_between_two_transactions_nobody_else_is_kept_from_writing(engine: AsyncEngine, writes: Writes) -> None:
     async with writes.one() as connection:
-        await add(connection, "a")
+        await add_chats(connection, "a")
     async with database.write(engine) as connection:
-        await add(connection, "b")
+        await add_chats(connection, "b")
     async with writes.one() as connection:
-        await add(connection, "c")
+        await add_chats(connection, "c")
         found = (await connection.execute(select(chats.c.id).order_by(chats.c.id))).scalars().all()
     assert found == ["a", "b", "c"]
 
 
 async def test_on_sqlite_a_transaction_has_the_write_lock_before_its_first_statement(tmp_path: Path) -> None:
     file = tmp_path / "worker.db"
-    async with database.opened(database.parse_url(f"sqlite:///{file}"), create=True) as engine:
-        writes = Writes(engine)
+    url = database.parse_url(f"sqlite:///{file}")
+    async with database.opened(url, create=True) as engine, aclosing(Writes(engine)) as writes:
         with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:
             for _ in range(2):
                 async with writes.one():
@@ -104,7 +91,6 @@ async def test_on_sqlite_a_transaction_has_the_write_lock_before_its_first_state
                         other.execute("BEGIN IMMEDIATE")
                 other.execute("BEGIN IMMEDIATE")
                 other.execute("ROLLBACK")
-        await writes.close()
 
 
 async def test_one_connection_serves_them_all_until_something_fails(
@@ -128,7 +114,7 @@ async def test_its_settings_are_nobody_elses_and_are_gone_with_it(on_postgresql:
         assert await settings_of(connection) == PLANS
         async with database.read(engine) as other:
             assert await settings_of(other) == usual
-    await writes.close()
+    await writes.aclose()
     async with database.read(engine) as one, database.read(engine) as another:
         assert await settings_of(one) == await settings_of(another) == usual
 
@@ -159,7 +145,7 @@ async def test_a_transaction_that_is_given_up_in_the_middle_leaves_nothing(
 
     async def wait_in_the_middle() -> None:
         async with writes.one() as connection:
-            await add(connection, "a")
+            await add_chats(connection, "a")
             begun.set()
             await connection.execute(text("SELECT pg_sleep(60)"))
 
@@ -169,7 +155,7 @@ async def test_a_transaction_that_is_given_up_in_the_middle_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with writes.one() as connection:
-        await add(connection, "b")
+        await add_chats(connection, "b")
     assert await ids(engine) == ["b"]
 
 
@@ -178,11 +164,11 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
     on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str, analyzed: bool
 ) -> None:
     engine, writes = on_postgresql
-    rules, each = Rules(), 40
+    each = 40
     everyone = [f"chat-{number:04}" for number in range(1_000)]
     async with database.write(engine) as connection:
-        await add(connection, *everyone)
-        await connection.execute(insert(contact_cards).values(phone_number=LINE, is_active=True, checked_at=NOW))
+        await add_chats(connection, *everyone)
+        await add_card(connection)
     if analyzed:  # then the server knows that the ledger is empty, and takes any way into it for short
         with psycopg.connect(copied_postgresql, autocommit=True) as admin:
             admin.execute("VACUUM ANALYZE")
@@ -191,22 +177,9 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
     async def turn(among: list[str]) -> int:
         """Record what was claimed and claim anew; return how many rows and index entries were read for it."""
         nonlocal claims
-        answers = [
-            Recorded(claim=claim, answer=Answer(outcome=Outcome.SHARED, http_status=202), finished_at=NOW)
-            for claim in claims
-        ]
         async with writes.one() as connection:
             before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
-            claims = await ledger.claim(
-                connection,
-                Due(rules),
-                run_id="run",
-                day=NOW.date(),
-                now=NOW,
-                among=among,
-                at_most=each,
-                answers=answers,
-            )
+            claims = await claim_on(connection, among, at_most=each, answers=answered(claims, Outcome.SHARED))
             after: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
         assert [claim.chat_id for claim in claims] == among
         return after - before

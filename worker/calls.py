@@ -153,7 +153,7 @@ class Calls:
             await asyncio.gather(listener, teller, *self._in_flight, return_exceptions=True)
             while not self._untold.empty():
                 self._tell(self._untold.get_nowait())
-            await self._writes.close()
+            await self._writes.aclose()
 
     def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
         """How the calls ended: completed, or stopped and why. A stop that left nobody waiting is none."""

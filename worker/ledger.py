@@ -1,6 +1,6 @@
 """The ledger: which chat was called when, by which pass, and what came of it.
 
-Claim, record and release are each one statement on a row of `share_attempts`, in a transaction of the caller's. The
+Claim, record and release each put rows of `share_attempts` into another state, in a transaction of the caller's. The
 table's key (chat, share day, sequence) refuses the second claim of a day, whatever the code, the clocks or the number
 of workers; and no one may call without a claim that is committed. Nothing here knows of HTTP.
 

@@ -46,25 +46,27 @@ class Writes:
                 async with connection.begin():
                     yield connection
             except BaseException:
-                await self.close()
+                await self.aclose()
                 raise
             self._free_since = time.monotonic()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Give up the connection, if there is one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await asyncio.shield(asyncio.ensure_future(_end(connection)))
 
     async def _at_hand(self) -> AsyncConnection:
-        if self._connection is not None and time.monotonic() - self._free_since > database.IDLE_SECONDS:
+        on_postgresql = self._engine.dialect.name == "postgresql"
+        idle_seconds = time.monotonic() - self._free_since
+        if self._connection is not None and on_postgresql and idle_seconds > database.IDLE_SECONDS:
             try:
                 await self._connection.run_sync(database.ping)
             except SQLAlchemyError:
-                await self.close()
+                await self.aclose()
         if self._connection is None:
             self._connection = await self._engine.connect()
-            if self._engine.dialect.name == "postgresql":
+            if on_postgresql:
                 settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in PLANS.items())
                 await self._connection.exec_driver_sql(f"SELECT {settings}")
                 await self._connection.commit()
