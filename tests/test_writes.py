@@ -188,6 +188,24 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
     assert max(read[5:]) <= 15 * each, "a turn costs what it claims and records, and not what was called before it"
 
 
+async def test_a_claim_reads_no_further_than_the_last_chat_that_it_wants(
+    on_postgresql: tuple[AsyncEngine, Writes],
+) -> None:
+    engine, writes = on_postgresql
+    everyone = [f"chat-{number:04}" for number in range(2_000)]
+    async with database.write(engine) as connection:
+        await add_chats(connection, *everyone)
+        await add_card(connection)
+    read: list[int] = []
+    for begin in range(0, 100, 2):
+        async with writes.one() as connection:
+            before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+            claims = await claim_on(connection, everyone[begin : begin + 1_000], at_most=2)
+            read.append((await connection.execute(_READ_SO_FAR)).scalar_one() - before)
+        assert [claim.chat_id for claim in claims] == everyone[begin : begin + 2]
+    assert max(read) <= 50, "two chats are wanted, and 998 more are offered in case that others hold those"
+
+
 # What the transaction read, and those before it of which the server has not yet told: hence only differences count.
 _READ_SO_FAR = text("""
     SELECT sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::bigint FROM pg_class

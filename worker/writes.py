@@ -2,7 +2,8 @@
 
 On PostgreSQL their plans are kept as well: to make them anew each time was more than half of its work. A plan that is
 kept knows neither the values nor how much the tables have grown since. So on this connection every row is looked up by
-a key, whatever else PostgreSQL would think of. What reads many rows (the walk, the tally) has other connections.
+a key, one after the other in the key's order, whatever else PostgreSQL would think of: a claim reads no further than to
+the last chat that it wants. What reads many rows (the walk, the tally) has other connections.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from worker import database
 PLANS: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
