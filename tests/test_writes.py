@@ -46,6 +46,15 @@ async def process(writes: Writes) -> int:
     return found
 
 
+async def rows_read(connection: AsyncConnection) -> int:
+    """Rows and index entries that this transaction read, and those before it of which the server has not yet told.
+
+    Hence only differences count.
+    """
+    found: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+    return found
+
+
 async def settings_of(connection: AsyncConnection) -> dict[str, str]:
     return {name: (await connection.execute(text(f"SHOW {name}"))).scalar_one() for name in PLANS}
 
@@ -175,14 +184,14 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
     claims: list[Claim] = []
 
     async def turn(among: list[str]) -> int:
-        """Record what was claimed and claim anew; return how many rows and index entries were read for it."""
+        """Record what was claimed and claim anew; return how much was read for it."""
         nonlocal claims
         async with writes.one() as connection:
-            before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+            before = await rows_read(connection)
             claims = await claim_on(connection, among, at_most=each, answers=answered(claims, Outcome.SHARED))
-            after: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+            read = await rows_read(connection) - before
         assert [claim.chat_id for claim in claims] == among
-        return after - before
+        return read
 
     read = [await turn(everyone[begin : begin + each]) for begin in range(0, len(everyone), each)]
     assert max(read[5:]) <= 15 * each, "a turn costs what it claims and records, and not what was called before it"
@@ -199,14 +208,13 @@ async def test_a_claim_reads_no_further_than_the_last_chat_that_it_wants(
     read: list[int] = []
     for begin in range(0, 100, 2):
         async with writes.one() as connection:
-            before: int = (await connection.execute(_READ_SO_FAR)).scalar_one()
+            before = await rows_read(connection)
             claims = await claim_on(connection, everyone[begin : begin + 1_000], at_most=2)
-            read.append((await connection.execute(_READ_SO_FAR)).scalar_one() - before)
+            read.append(await rows_read(connection) - before)
         assert [claim.chat_id for claim in claims] == everyone[begin : begin + 2]
     assert max(read) <= 50, "two chats are wanted, and 998 more are offered in case that others hold those"
 
 
-# What the transaction read, and those before it of which the server has not yet told: hence only differences count.
 _READ_SO_FAR = text("""
     SELECT sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::bigint FROM pg_class
     WHERE oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'share_attempts'::regclass)
