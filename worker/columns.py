@@ -93,16 +93,34 @@ def _layout(
     head: Sequence[str], first: Sequence[Sequence[str]], *, right: Collection[str], wide: int | None
 ) -> Callable[[Sequence[str]], str]:
     """How a row becomes a line, with columns as wide as the head and the first rows need."""
-    widths = [max(len(row[place]) for row in [head, *first]) for place in range(len(head))]
+    widths = [max(_columns_of(row[place]) for row in [head, *first]) for place in range(len(head))]
     flush_right = [name in right for name in head]
     ellipsis = "…" if unicode_is_shown() else "~"
 
     def laid_out(row: Sequence[str]) -> str:
-        cells = [
-            cell.rjust(many) if is_right else cell.ljust(many)
-            for cell, many, is_right in zip(row, widths, flush_right, strict=True)
-        ]
+        cells = []
+        for cell, many, is_right in zip(row, widths, flush_right, strict=True):
+            rest = " " * (many - _columns_of(cell))
+            cells.append(rest + cell if is_right else cell + rest)
         line = GAP.join(cells).rstrip()
-        return line if wide is None or len(line) <= wide else line[: max(wide - 1, 1)] + ellipsis
+        return line if wide is None or _columns_of(line) <= wide else _cut(line, max(wide - 1, 1)) + ellipsis
 
     return laid_out
+
+
+def _columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese letters and emoji take two each, accents may take none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415 -- tables of Unicode's, which few outputs need
+
+    return cell_len(text)
+
+
+def _cut(text: str, wide: int) -> str:
+    """As much of a text as so many columns hold."""
+    if text.isascii():
+        return text[:wide]
+    from rich.cells import set_cell_size  # noqa: PLC0415 -- the same
+
+    return set_cell_size(text, wide)
