@@ -168,24 +168,26 @@ async def test_a_transaction_that_is_given_up_in_the_middle_leaves_nothing(
     assert await ids(engine) == ["b"]
 
 
-@pytest.mark.parametrize("analyzed", [False, True])
-async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_has_grown(
-    on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str, analyzed: bool
+@pytest.mark.parametrize(
+    ("known", "each", "turns"),
+    [(None, 40, 25), (0, 40, 25), (1, 1, 200), (10, 1, 200), (200, 5, 100)],
+    ids=["nothing known", "empty", "one row", "ten rows", "200 rows"],
+)
+async def test_a_plan_made_for_a_short_ledger_looks_up_its_rows_by_key_when_it_has_grown(
+    on_postgresql: tuple[AsyncEngine, Writes], copied_postgresql: str, known: int | None, each: int, turns: int
 ) -> None:
+    """What the server knows of the ledger's length, it takes for the truth while thousands of rows are added."""
     engine, writes = on_postgresql
-    each = 40
-    everyone = [f"chat-{number:04}" for number in range(1_000)]
+    everyone = [f"chat-{number:04}" for number in range((known or 0) + each * turns)]
     async with database.write(engine) as connection:
         await add_chats(connection, *everyone)
         await add_card(connection)
-    if analyzed:  # then the server knows that the ledger is empty, and takes any way into it for short
-        with psycopg.connect(copied_postgresql, autocommit=True) as admin:
-            admin.execute("VACUUM ANALYZE")
     claims: list[Claim] = []
 
-    async def turn(among: list[str]) -> int:
+    async def turn(begin: int) -> int:
         """Record what was claimed and claim anew; return how much was read for it."""
         nonlocal claims
+        among = everyone[begin : begin + each]
         async with writes.one() as connection:
             before = await rows_read(connection)
             claims = await claim_on(connection, among, at_most=each, answers=answered(claims, Outcome.SHARED))
@@ -193,8 +195,14 @@ async def test_a_plan_made_for_an_empty_ledger_looks_up_its_rows_by_key_when_it_
         assert [claim.chat_id for claim in claims] == among
         return read
 
-    read = [await turn(everyone[begin : begin + each]) for begin in range(0, len(everyone), each)]
-    assert max(read[5:]) <= 15 * each, "a turn costs what it claims and records, and not what was called before it"
+    for begin in range(0, known or 0, each):
+        await turn(begin)
+    await writes.aclose()
+    if known is not None:
+        with psycopg.connect(copied_postgresql, autocommit=True) as admin:
+            admin.execute("VACUUM ANALYZE")
+    read = [await turn(begin) for begin in range(known or 0, len(everyone), each)]
+    assert max(read[-turns // 4 :]) <= 15 * each, "a turn costs what it claims and records, not what was called before"
 
 
 async def test_a_claim_reads_no_further_than_the_last_chat_that_it_wants(

@@ -24,6 +24,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Date,
+    Integer,
     Select,
     Text,
     Update,
@@ -429,8 +430,11 @@ def _all_at_once() -> Update:
     columns = [column(name, kept.type) for name, kept in (_CLAIM_COLUMNS | _ANSWER_COLUMNS).items()]
     given = cast(bindparam("answers", type_=Text), JSON)
     rows = func.json_to_recordset(given).table_valued(*columns).render_derived(name="given", with_types=True)
-    # Told how many there are: PostgreSQL takes any JSON for a hundred rows, and would read all of history for two.
-    answers = select(*rows.c).limit(bindparam("answers_in_all")).subquery("answers")
+    # Told how many there are, and that twice. PostgreSQL takes any JSON for a hundred rows, a limit for a tenth of what
+    # it limits, and ten look-ups for longer than a short ledger read whole: which it would go on with as that grows.
+    limit = bindparam("answers_in_all", type_=Integer)
+    some = select(*rows.c).limit(limit).subquery("some")
+    answers = select(*some.c).limit(limit).subquery("answers")
     return _recording(lambda name: answers.c[name])
 
 

@@ -3,7 +3,8 @@
 On PostgreSQL their plans are kept as well: to make them anew each time was more than half of its work. A plan that is
 kept knows neither the values nor how much the tables have grown since. So on this connection every row is looked up by
 a key, one after the other in the key's order, whatever else PostgreSQL would think of: a claim reads no further than to
-the last chat that it wants. What reads many rows (the walk, the tally) has other connections.
+the last chat that it wants. And a plan is made anew each time that the transactions have doubled: which key is the best
+one cannot be seen from a ledger of three rows. What reads many rows (the walk, the tally) has other connections.
 """
 
 import asyncio
@@ -34,6 +35,8 @@ class Writes:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._connection: AsyncConnection | None = None
+        self._made = 0
+        """Transactions on this connection."""
         self._free_since = 0.0
 
     @asynccontextmanager
@@ -46,6 +49,9 @@ class Writes:
             try:
                 connection = await self._at_hand()
                 async with connection.begin():
+                    if self._made.bit_count() == 1 and connection.dialect.name == "postgresql":
+                        await connection.exec_driver_sql("DISCARD PLANS")
+                    self._made += 1
                     yield connection
             except BaseException:
                 await self.aclose()
@@ -67,7 +73,7 @@ class Writes:
             except SQLAlchemyError:
                 await self.aclose()
         if self._connection is None:
-            self._connection = await self._engine.connect()
+            self._connection, self._made = await self._engine.connect(), 0
             if on_postgresql:
                 settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in PLANS.items())
                 await self._connection.exec_driver_sql(f"SELECT {settings}")
