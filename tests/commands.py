@@ -1,6 +1,7 @@
 """Running the real command line, as a process of its own."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,9 @@ async def start(*words: str, **settings: str) -> asyncio.subprocess.Process:
     return await _start(words, settings, None)
 
 
-async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int | None) -> asyncio.subprocess.Process:
+async def _start(
+    words: Sequence[str], settings: Mapping[str, str], stdin: int | None, stderr: int = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -43,13 +46,17 @@ async def _start(words: Sequence[str], settings: Mapping[str, str], stdin: int |
         env=environment(**settings),
         stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 
 async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
     """Wait for a command's end, and see that it gave no secret away and left nothing open; `told` goes to its stdin."""
     out, err = await process.communicate(told)
+    return _ended(process, out, err)
+
+
+def _ended(process: asyncio.subprocess.Process, out: bytes, err: bytes) -> Ended:
     assert process.returncode is not None
     ended = Ended(process.returncode, out.decode(), err.decode())
     assert leak(ended.out, ended.err) is None
@@ -92,3 +99,26 @@ async def answered(answer: str, *words: str, **settings: str) -> Ended:
     finally:
         os.close(stdin)
         os.close(keyboard)
+
+
+async def seen(*words: str, **settings: str) -> Ended:
+    """Run a command with a person at the screen: `err` is what was shown there, erased or not."""
+    screen, stderr = os.openpty()
+    try:
+        process = await _start(words, {"TERM": "xterm"} | settings, None, stderr)
+        os.close(stderr)
+        reading = asyncio.create_task(asyncio.to_thread(_to_the_end, screen))
+        out, _ = await process.communicate()
+        err = await reading
+    finally:
+        os.close(screen)
+    return _ended(process, out, err)
+
+
+def _to_the_end(screen: int) -> bytes:
+    """All that is written to a terminal until nobody has it open any more; Linux says so by an error."""
+    told = b""
+    with contextlib.suppress(OSError):
+        while some := os.read(screen, 4096):
+            told += some
+    return told

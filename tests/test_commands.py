@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.commands import KEY, Ended, one_line, share_worker
+from tests.commands import KEY, Ended, one_line, seen, share_worker
 from tests.scene import LINE, Scene
 from worker import __version__, database
 from worker.errors import DatabaseError
@@ -77,6 +77,17 @@ async def test_run_shares_and_says_how_it_went(live: Scene, settings: dict[str, 
     again = await share_worker("run", **settings)
     assert re.search(r"^  already_today +1 ", again.out, re.MULTILINE)
     assert live.called() == ["chat"]
+
+
+async def test_on_a_terminal_a_line_counts_the_answers_as_they_come(live: Scene, settings: dict[str, str]) -> None:
+    for number in range(3):
+        await live.add_chat(f"chat-{number}")
+    live.account.add_fault(Fault(path="share", chat_id="chat-1", status=400, code=1005))
+    watched = await seen("run", **settings)
+    assert watched.code == 0
+    assert "shared 2 · rejected 1" in watched.err
+    await live.add_chat("chat-3")
+    assert "shared 1" not in (await share_worker("run", **settings)).err, "a file wants no line that is written anew"
 
 
 async def test_run_logs_json_lines_with_the_fields_of_each_attempt(live: Scene, settings: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Text, cast, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import answered, finish, one_line, share_worker, start
+from tests.commands import answered, finish, one_line, seen, share_worker, start
 from tests.conftest import START, HandClock
 from tests.scene import Scene
 from tests.test_eligibility import add, attempt, row, verdicts
@@ -279,6 +279,14 @@ async def test_it_says_what_it_would_remove_and_asks(old: Scene, settings: dict[
     again = await share_worker("prune", "--before", day, **settings)
     assert again.code == 0
     assert again.out.endswith("Nothing to remove.\n")
+
+
+async def test_on_a_terminal_a_bar_fills_while_rows_go(old: Scene, settings: dict[str, str]) -> None:
+    day = (datetime.now(UTC) - 150 * DAY).date().isoformat()
+    ended = await seen("prune", "--before", day, "--yes", **settings)
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, "Removed 2 attempts and 1 run.")
+    assert "removing" in ended.err
+    assert "3/3" in ended.err
 
 
 async def test_json_says_what_went_and_what_stayed(old: Scene, settings: dict[str, str]) -> None:
