@@ -119,8 +119,6 @@ def _columns_of(text: str) -> int:
 
 def _cut(text: str, wide: int) -> str:
     """As much of a text as so many columns hold."""
-    if text.isascii():
-        return text[:wide]
     from rich.cells import set_cell_size  # noqa: PLC0415 -- the same
 
     return set_cell_size(text, wide)
