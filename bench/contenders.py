@@ -172,7 +172,7 @@ async def aiohttp_bare(plan: Plan, reading: Reading) -> None:
 
 async def our_client(plan: Plan, reading: Reading) -> None:
     """The worker's own API client alone: no database, no claim, no record."""
-    from worker.linq import Linq
+    from worker.linq.client import Linq
 
     async with Linq(KEY, base_url=plan.base_url, connections=plan.in_flight) as linq:
 
@@ -187,19 +187,19 @@ async def our_pass(plan: Plan, reading: Reading) -> None:
     from worker.cli.shell import loading
 
     with loading():  # as the command does it
-        from worker import database
+        from worker import db
         from worker.clock import SystemClock
-        from worker.eligibility import Rules
-        from worker.ledger import Trigger
-        from worker.linq import Linq
-        from worker.pace import Limits
-        from worker.share_pass import PassResult, run_pass
-        from worker.telemetry import configure_logging
+        from worker.linq.client import Linq
+        from worker.logs import configure_logging
+        from worker.outcomes import PassResult, Trigger
+        from worker.rules.eligibility import Rules
+        from worker.sharing.limits import Limits
+        from worker.sharing.share_pass import run_pass
 
     configure_logging(form="json", level="info", secrets=[KEY])
     clock = SystemClock()
     linq = Linq(KEY, base_url=plan.base_url, connections=plan.in_flight, clock=clock)
-    async with database.opened(database.parse_url(plan.database or "")) as engine, linq:
+    async with db.opened(db.parse_url(plan.database or "")) as engine, linq:
 
         async def one_pass(at_most: int | None) -> PassResult:
             limits = Limits(concurrency=plan.in_flight, per_second=0, at_most=at_most)

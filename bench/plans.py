@@ -11,11 +11,14 @@ from sqlalchemy.engine.interfaces import DBAPICursor, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bench.world import LINES, line
-from worker import chats, database, ledger
-from worker.candidates import Due
-from worker.eligibility import Rules
-from worker.ledger import Answer, Outcome, Recorded
-from worker.linq_answers import Card
+from worker import db
+from worker.chats import facts
+from worker.ledger import attempts
+from worker.ledger.attempts import Recorded
+from worker.linq.answers import Card
+from worker.outcomes import Answer, Outcome
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import Due
 from worker.writes import Writes
 
 CHANGING: Final = (
@@ -65,16 +68,16 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
         for number in range(LINES)
     ]
     plans: dict[str, list[str]] = {}
-    async with database.opened(database.parse_url(url)) as engine:
-        async with database.write(engine) as connection:
-            await chats.store_cards(connection, cards, now)
-        async with database.read(engine) as connection:
+    async with db.opened(db.parse_url(url)) as engine:
+        async with db.write(engine) as connection:
+            await facts.store_cards(connection, cards, now)
+        async with db.read(engine) as connection:
             with watched(connection) as found:
                 window = await due.read_ahead(connection, now, after="", at_most=5_000)
             plans["walk"] = _joined(found)
         async with contextlib.aclosing(Writes(engine)) as writes, writes.one() as connection:
             with watched(connection) as found:
-                claims = await ledger.claim(
+                claims = await attempts.claim(
                     connection,
                     due,
                     run_id=run_id,
@@ -86,11 +89,11 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
             plans["claim"] = _joined(found)
             answer = Answer(outcome=Outcome.SHARED, http_status=202)
             with watched(connection) as found:
-                await ledger.record(
+                await attempts.record(
                     connection, [Recorded(claim=claim, answer=answer, finished_at=now) for claim in claims]
                 )
             plans["record"] = _joined(found)
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             with watched(connection) as found:
                 await due.remainder(connection, now, run_id=run_id)
             plans["tally"] = _joined(found)

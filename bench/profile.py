@@ -13,13 +13,20 @@ from bench.throughput import IN_FLIGHT
 
 PARTS: Final = (
     ("the event loop, waiting", ("select (selectors.py",)),
-    ("logs", ("worker/telemetry.py", "structlog/", "logging/__init__.py")),
-    ("call: HTTP (llhttp, httpx, sockets)", ("worker/linq.py", "worker/connection.py", "httpx/")),
-    ("claim", ("claim (worker/ledger.py",)),
-    ("record", ("record (worker/ledger.py",)),
-    ("walk, cards, tally", ("_look (worker/calls.py", "_count (worker/share_pass.py", "_store_cards (worker/share_")),
-    ("commit, begin, connections", ("worker/database.py", "sqlalchemy/", "psycopg/", "aiosqlite/", "sqlite3/")),
-    ("turns and tasks", ("worker/calls.py",)),
+    ("logs", ("worker/logs.py", "structlog/", "logging/__init__.py")),
+    ("call: HTTP (llhttp, httpx, sockets)", ("worker/linq/", "httpx/")),
+    ("claim", ("claim (worker/ledger/attempts.py",)),
+    ("record", ("record (worker/ledger/attempts.py",)),
+    (
+        "walk, cards, tally",
+        (
+            "_look (worker/sharing/calls.py",
+            "_count (worker/sharing/share_pass.py",
+            "_store_cards (worker/sharing/share_",
+        ),
+    ),
+    ("commit, begin, connections", ("worker/db/", "sqlalchemy/", "psycopg/", "aiosqlite/", "sqlite3/")),
+    ("turns and tasks", ("worker/sharing/calls.py",)),
 )
 """The parts, and the frames by which they are known; the first that fits takes the sample."""
 

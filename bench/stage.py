@@ -18,7 +18,7 @@ from sqlalchemy import URL
 
 from bench import machine, world
 from bench.contenders import KEY
-from worker import database
+from worker import db
 
 Kind = Literal["postgresql", "sqlite"]
 KINDS: Final[tuple[Kind, ...]] = ("postgresql", "sqlite")
@@ -63,8 +63,8 @@ def staged(*, quick: bool, pinned: bool = True) -> Iterator[Stage]:
 
 async def _build(url: str, count: int, *, due: int, called: int, history: tuple[int, int]) -> None:
     now = datetime.now(UTC)
-    async with database.opened(database.parse_url(url), create=True) as engine:
-        await database.migrate(engine)
+    async with db.opened(db.parse_url(url), create=True) as engine:
+        await db.migrate(engine)
         await world.add_chats(engine, count, due=due, called=called, now=now)
         await world.add_history(engine, chats=history[0], days=history[1], now=now)
         await world.settle_down(engine)

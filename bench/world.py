@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.tables import SQLITE_TIME
+from worker.db.tables import SQLITE_TIME
 
 LINES: Final = 10
 """How many lines the chats are spread over; the fake API has a card for each."""

@@ -1,9 +1,9 @@
-"""Alembic's entry: runs the migrations on the connection that `worker.database` hands over, in its transaction."""
+"""Alembic's entry: runs the migrations on the connection that `worker.db.schema` hands over, in its transaction."""
 
 from alembic import context
 from sqlalchemy import Connection
 
-from worker.tables import metadata
+from worker.db.tables import metadata
 
 connection = context.config.attributes.get("connection")
 if not isinstance(connection, Connection):

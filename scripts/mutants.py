@@ -1,7 +1,7 @@
 """Breaks the modules that hold the promise, one small change at a time, and sees whether a test notices.
 
     make mutants                                                   # every module below; hours on a slow machine
-    nice .venv/bin/python scripts/mutants.py worker/ledger.py      # one of them
+    nice .venv/bin/python scripts/mutants.py worker/ledger/attempts.py      # one of them
     nice .venv/bin/python scripts/mutants.py --list                # what would be changed
 
 Each mutant is run in a process of its own, forked from one that has the libraries loaded; the changed module exists in
@@ -32,21 +32,25 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = {
-    "worker/ledger.py": [
+    "worker/ledger/attempts.py": [
         "tests/test_ledger.py",
         "tests/test_scheduler.py",
         "tests/test_rerun.py",
         "tests/test_share_pass.py",
     ],
-    "worker/candidates.py": ["tests/test_ledger.py", "tests/test_share_pass.py"],
-    "worker/eligibility.py": [
+    "worker/sharing/candidates.py": ["tests/test_ledger.py", "tests/test_share_pass.py"],
+    "worker/rules/eligibility.py": [
         "tests/test_eligibility.py",
         "tests/test_ledger.py",
         "tests/test_rerun.py",
         "tests/test_partner_rows.py",
     ],
-    "worker/written.py": ["tests/test_partner_rows.py"],
-    "worker/share_pass.py": ["tests/test_share_pass.py", "tests/test_pass_faults.py", "tests/test_database_faults.py"],
+    "worker/db/partner_values.py": ["tests/test_partner_rows.py"],
+    "worker/sharing/share_pass.py": [
+        "tests/test_share_pass.py",
+        "tests/test_pass_faults.py",
+        "tests/test_database_faults.py",
+    ],
 }
 """By what a module's mutants are judged: the tests nearest to it. Those that start processes would not see a mutant."""
 TURNS: Final = ("not postgresql", "postgresql")

@@ -24,7 +24,7 @@ from tests.commands import KEY
 from tests.databases import plain, postgresql_server
 from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
 from tests.scene import Scene
-from worker import database
+from worker import db
 from worker.clock import SystemClock
 from worker.simulator.account import Account
 from worker.simulator.server import serving
@@ -176,8 +176,8 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def _migrate(url: URL) -> None:
-    async with database.opened(database.parse_url(url.render_as_string(hide_password=False)), create=True) as engine:
-        await database.migrate(engine)
+    async with db.opened(db.parse_url(url.render_as_string(hide_password=False)), create=True) as engine:
+        await db.migrate(engine)
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    async with database.opened(database.parse_url(database_url)) as opened:
+    async with db.opened(db.parse_url(database_url)) as opened:
         yield opened
 
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker import ledger
-from worker.candidates import Due
-from worker.eligibility import Rules
-from worker.ledger import Answer, Claim, Outcome, Recorded
-from worker.tables import chats, contact_cards
+from worker.db.tables import chats, contact_cards
+from worker.ledger import attempts
+from worker.ledger.attempts import Recorded
+from worker.outcomes import Answer, Claim, Outcome
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import Due
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 LINE = "+15550100001"
@@ -39,7 +40,7 @@ async def claim_on(
     answers: Sequence[Recorded] = (),
 ) -> list[Claim]:
     """Claim in the transaction that is open, as the scheduled pass does."""
-    return await ledger.claim(
+    return await attempts.claim(
         connection,
         Due(rules),
         run_id=run,

@@ -11,10 +11,10 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import Engine, create_engine, select, update
 
-from worker.database import parse_url
-from worker.ledger import Outcome
+from worker.db import parse_url
+from worker.db.tables import share_attempts
+from worker.outcomes import Outcome
 from worker.simulator.account import Account, ShareCall, ShareEntry
-from worker.tables import share_attempts
 
 OPEN = (Outcome.CLAIMED, Outcome.UNKNOWN)
 """What a claim is while its call is made; `unknown`, where a worker whose clock runs ahead has settled it already."""

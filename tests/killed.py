@@ -18,12 +18,12 @@ from typing import TypeVarTuple
 
 import structlog
 
-from worker import database
-from worker.eligibility import Rules
-from worker.ledger import Trigger
-from worker.linq import Linq
-from worker.pace import Limits
-from worker.share_pass import run_pass
+from worker import db
+from worker.linq.client import Linq
+from worker.outcomes import Trigger
+from worker.rules.eligibility import Rules
+from worker.sharing.limits import Limits
+from worker.sharing.share_pass import run_pass
 
 Ts = TypeVarTuple("Ts")
 
@@ -128,7 +128,7 @@ async def _pass(errand: Errand, clock: _Clock) -> None:
     linq = Linq(
         errand.api_key, base_url=errand.base_url, timeout=30, connections=errand.limits.concurrency, clock=clock
     )
-    async with database.opened(database.parse_url(errand.database_url)) as engine, linq:
+    async with db.opened(db.parse_url(errand.database_url)) as engine, linq:
         loop.steps_left = errand.dies_at
         await run_pass(
             engine, linq, errand.rules, errand.limits, trigger=Trigger.COMMAND, clock=clock, stop=asyncio.Event()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from tests.scene import Scene
-from worker import database
+from worker import db
 
 
 class Later:
@@ -27,7 +27,7 @@ def zone_where_it_is_noon() -> str:
 async def ten_minutes_later(scene: Scene, linq_clock: Later) -> None:
     """Let Linq's clock run ahead, and what the ledger holds be as much older."""
     linq_clock.by += timedelta(minutes=10)
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         for column in ("claimed_at", "finished_at"):
             earlier = (
                 f"{column} - interval '10 minutes'"

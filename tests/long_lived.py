@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from worker.serve import serve
+from worker.service.serve import serve
 from worker.settings import load
 
 STRIDE: Final = timedelta(minutes=5)

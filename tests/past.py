@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, tzinfo
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker import database
-from worker.ledger import Outcome, RunStatus, Trigger
-from worker.tables import runs, share_attempts
+from worker import db
+from worker.db.tables import runs, share_attempts
+from worker.outcomes import Outcome, RunStatus, Trigger
 
 RUN = "20260310T090000Z-a1b2c3"
 
@@ -33,7 +33,7 @@ class Past:
             "claimed_at": claimed_at,
             "finished_at": None if outcome is Outcome.CLAIMED else claimed_at + timedelta(milliseconds=200),
         }
-        async with database.write(self.engine) as connection:
+        async with db.write(self.engine) as connection:
             await connection.execute(insert(share_attempts).values(row | changes))
 
     async def run(self, run_id: str, started_at: datetime, **changes: object) -> None:
@@ -48,5 +48,5 @@ class Past:
             "status": RunStatus.COMPLETED.value,
             "tally": {"shared": 3, "rejected": 1, "unknown": 0, "unsent": 0, "left": 0, "skipped": {"no_card": 2}},
         }
-        async with database.write(self.engine) as connection:
+        async with db.write(self.engine) as connection:
             await connection.execute(insert(runs).values(row | changes))

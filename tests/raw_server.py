@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from worker.linq import Linq
-from worker.linq_answers import LinqError
+from worker.linq.answers import LinqError
+from worker.linq.client import Linq
 
 KEY: Final = "planted-key-123"
 SHARE: Final = "POST /v3/chats/chat/share_contact_card HTTP/1.1"

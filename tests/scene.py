@@ -9,20 +9,21 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker import chats, database
-from worker.candidates import Candidates, Request
+from worker import db
+from worker.chats import facts
+from worker.cli.demo import known_chat
 from worker.clock import Clock
-from worker.demo import known_chat
-from worker.eligibility import Rules
-from worker.ledger import Outcome, Trigger
-from worker.linq import Linq
-from worker.pace import Limits
-from worker.rerun import Chosen, Plan, Selection, make_plan
-from worker.share_pass import PassResult, run_pass
+from worker.db.tables import chats as chats_table
+from worker.db.tables import share_attempts
+from worker.linq.client import Linq
+from worker.outcomes import Outcome, PassResult, Trigger
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import Candidates, Request
+from worker.sharing.limits import Limits
+from worker.sharing.rerun import Chosen, Plan, Selection, make_plan
+from worker.sharing.share_pass import run_pass
 from worker.simulator.account import Account, Line
 from worker.simulator.chats import Chat
-from worker.tables import chats as chats_table
-from worker.tables import share_attempts
 
 LINE = "+15550100001"
 
@@ -81,12 +82,12 @@ class Scene:
 
     async def know(self, *known: Chat) -> None:
         """Write chats of the account into the table."""
-        async with database.write(self.engine) as connection:
-            await chats.add_chats(connection, map(known_chat, known))
+        async with db.write(self.engine) as connection:
+            await facts.add_chats(connection, map(known_chat, known))
 
     async def change_chat(self, chat_id: str, **values: object) -> None:
         """Change a row of the table `chats`."""
-        async with database.write(self.engine) as connection:
+        async with db.write(self.engine) as connection:
             await connection.execute(chats_table.update().where(chats_table.c.id == chat_id).values(**values))
 
     async def one_pass(
@@ -131,7 +132,7 @@ class Scene:
         clock: Clock | None = None,
     ) -> Plan:
         """What a rerun would do, by the cards as they were last stored."""
-        async with database.read(self.engine) as connection:
+        async with db.read(self.engine) as connection:
             now = (clock or self.clock).now()
             return await make_plan(connection, rules or Rules(), selection, now, force=force, shown=shown)
 
@@ -162,7 +163,7 @@ class Scene:
         statement = select(*columns).order_by(*share_attempts.primary_key)
         if chat_id is not None:
             statement = statement.where(share_attempts.c.chat_id == chat_id)
-        async with database.read(self.engine) as connection:
+        async with db.read(self.engine) as connection:
             rows = (await connection.execute(statement)).mappings()
             return [Attempt(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
 

@@ -28,13 +28,13 @@ from sqlalchemy import Connection, Engine, bindparam, insert, update
 from tests.commands import ROOT, environment, share_worker
 from tests.databases import end_the_workers, new_database
 from tests.judge import Judge, open_ledger
-from worker.demo import known_chat
+from worker.cli.demo import known_chat
+from worker.db.tables import chats
 from worker.simulator.account import ShareCall
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
 from worker.simulator.server import serving
-from worker.tables import chats
 
 START: Final = datetime(2026, 3, 1, 6, tzinfo=UTC)
 WRITTEN_TO: Final = 0.12

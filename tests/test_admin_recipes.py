@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.commands import KEY, ROOT, share_worker
 from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
-from worker import database
+from worker import db
 from worker.clock import SystemClock
-from worker.eligibility import Again
+from worker.db.tables import share_attempts
+from worker.rules.eligibility import Again
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import share_attempts
 
 TEXT = (ROOT / "docs" / "admin.md").read_text()
 CHAT = "3f2b8c1e-0001"
@@ -107,7 +107,7 @@ async def ran_twice(live: Scene, settings: dict[str, str]) -> None:
 async def had_a_march(live: Scene, settings: dict[str, str]) -> None:
     """A ledger that reaches back."""
     rows = [(date(2026, 2, 28), "shared"), (date(2026, 3, 9), "unknown"), (date(2026, 3, 31), "shared")]
-    async with database.write(live.engine) as connection:
+    async with db.write(live.engine) as connection:
         for day, outcome in rows:
             at = datetime(day.year, day.month, day.day, 10, tzinfo=UTC)
             await connection.execute(

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.raw_server import SHARE, Visit, raw_server, share_over
-from worker.linq_answers import NeverSent
+from worker.linq.answers import NeverSent
 
 ANSWERS: Final = (
     b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",

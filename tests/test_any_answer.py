@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
 from tests.scene import LINE, Scene
-from worker import database
-from worker.ledger import RunStatus
-from worker.linq_answers import (
+from worker import db
+from worker.db.tables import chats, contact_cards, runs, share_attempts
+from worker.linq.answers import (
     Card,
     Chat,
     Json,
@@ -27,9 +27,9 @@ from worker.linq_answers import (
     read_list,
     read_message,
 )
-from worker.pace import Limits
+from worker.outcomes import RunStatus
+from worker.sharing.limits import Limits
 from worker.simulator.faults import Fault
-from worker.tables import chats, contact_cards, runs, share_attempts
 
 bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -77,7 +77,7 @@ async def begin_anew(scene: Scene) -> None:
     scene.clock.move(minutes=10)
     scene.account.clear_faults()
     scene.account.share_calls.clear()
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         for table in (chats, contact_cards, share_attempts, runs):
             await connection.execute(delete(table))
     for chat_id in ("a", "b", "c"):
@@ -95,7 +95,7 @@ async def test_any_answer_to_the_cards_call_ends_in_a_pass_that_says_how(
     scene.account.add_fault(Fault(path="list_cards", status=status, body=body))
     result = await scene.one_pass(limits=Limits(per_second=0))
     assert result.status in {RunStatus.COMPLETED, RunStatus.FAILED}
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         (row,) = (await connection.execute(select(runs))).all()
         cards = (await connection.execute(select(contact_cards))).all()
     assert (row.status, row.detail) == (result.status.value, result.detail)

@@ -12,11 +12,12 @@ from sqlalchemy import text
 from tests.commands import KEY, finish, one_line, share_worker, start
 from tests.conftest import HandClock
 from tests.scene import LINE, Scene
-from worker import cards, database
-from worker.cards import CardWriter, Fields, Written
+from worker import db
 from worker.errors import UsageError
-from worker.linq import Linq
-from worker.phone_numbers import e164
+from worker.linq import card_writer
+from worker.linq.card_writer import CardWriter, Fields, Written
+from worker.linq.client import Linq
+from worker.linq.phone_numbers import e164
 from worker.simulator.account import Account, Line
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
@@ -86,13 +87,13 @@ def test_what_cannot_be_a_number_is_refused_with_what_to_do(typed: str, sign: st
 )
 def test_an_image_must_be_an_https_url_with_a_host(url: str) -> None:
     with pytest.raises(UsageError, match="but may be an https:// URL with a host"):
-        cards.fields(LINE, first_name="Ann", image_url=url)
+        card_writer.fields(LINE, first_name="Ann", image_url=url)
 
 
 @pytest.mark.parametrize(("first", "last"), [("", None), (" \t", None), ("An\nn", None), ("Ann", "\x1b[31m")])
 def test_no_card_is_asked_for_with_an_empty_or_broken_name(first: str, last: str | None) -> None:
     with pytest.raises(UsageError, match="name is"):
-        cards.fields(LINE, first_name=first, last_name=last)
+        card_writer.fields(LINE, first_name=first, last_name=last)
 
 
 # Linq's answers, by a clock of the test's own
@@ -109,7 +110,7 @@ class Desk:
     said: list[str] = field(default_factory=list)
     key: str = KEY
 
-    async def write(self, verb: cards.Verb, wanted: Fields = WANTED) -> Written:
+    async def write(self, verb: card_writer.Verb, wanted: Fields = WANTED) -> Written:
         async with Linq(self.key, base_url=self.base_url, clock=self.clock, timeout=5) as linq:
             writer = CardWriter(linq=linq, clock=self.clock, stop=self.stop, say=self.said.append)
             return await (writer.create(wanted) if verb == "create" else writer.update(wanted))
@@ -198,7 +199,7 @@ async def test_where_none_is_active_it_offers_the_creation_with_what_the_card_ho
 
 
 @pytest.mark.parametrize("verb", ["create", "update"])
-async def test_what_did_not_complete_is_tried_again_within_linqs_limit(desk: Desk, verb: cards.Verb) -> None:
+async def test_what_did_not_complete_is_tried_again_within_linqs_limit(desk: Desk, verb: card_writer.Verb) -> None:
     if verb == "update":
         desk.account.put_card(LINE, "Acme")
     desk.account.add_fault(Fault(path=f"{verb}_card", status=500, code=2022, times=2))
@@ -303,7 +304,7 @@ async def test_what_linq_refuses_is_told_in_its_own_words(desk: Desk) -> None:
 
 async def stored(scene: Scene) -> dict[str, bool]:
     """Which cards the database holds as active."""
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = await connection.execute(text("SELECT phone_number, is_active FROM contact_cards"))
         return {number: bool(is_active) for number, is_active in rows}
 

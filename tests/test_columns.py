@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from worker.columns import column_lines
+from worker.cli.output.tables import column_lines
 
 NAMES = ["Ann", "山田太郎", "Zoe\u0308", "Bea 👋", "김서연 & Co"]
 HEAD = ["name", "chats", "image"]

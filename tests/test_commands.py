@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from tests.commands import KEY, Ended, one_line, seen, share_worker
 from tests.scene import LINE, Scene
-from worker import __version__, database
+from worker import __version__, db
 from worker.errors import DatabaseError
 from worker.simulator.faults import Fault
 
@@ -189,7 +189,7 @@ async def test_a_dry_run_calls_nobody_and_writes_nothing(
     await live.add_chat("other", from_number=OTHER)
 
     async def rows() -> list[object]:
-        async with database.read(live.engine) as connection:
+        async with db.read(live.engine) as connection:
             return [
                 (await connection.execute(text(f"SELECT * FROM {table}"))).all()  # noqa: S608 -- the tables' own names
                 for table in ("chats", "contact_cards", "share_attempts", "runs")
@@ -263,7 +263,7 @@ async def test_a_misspelt_setting_is_pointed_out() -> None:
 
 async def test_a_schema_newer_than_the_code_is_left_alone(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
-    async with database.write(live.engine) as connection:
+    async with db.write(live.engine) as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for words in (["run"], ["run", "--dry-run"], ["migrate"]):
         assert "run a newer share-worker" in one_line(await share_worker(*words, **settings), 1)
@@ -274,11 +274,11 @@ async def test_a_read_only_sqlite_file_is_said_in_one_line(sqlite_template: Path
     """Root may write any file, so SQLite itself is told to refuse."""
     file = tmp_path / "fixed.db"
     file.write_bytes(sqlite_template.read_bytes())
-    url = database.parse_url(f"sqlite:///{file}")
+    url = db.parse_url(f"sqlite:///{file}")
 
     async def change() -> None:
-        with database.one_line_errors(url):
-            async with database.opened(url) as engine, database.write(engine) as connection:
+        with db.one_line_errors(url):
+            async with db.opened(url) as engine, db.write(engine) as connection:
                 await connection.execute(text("PRAGMA query_only = ON"))
                 await connection.execute(text("DELETE FROM chats"))
 
@@ -293,10 +293,10 @@ async def test_a_locked_sqlite_file_is_said_in_one_line(
     file.write_bytes(sqlite_template.read_bytes())
     intruder = sqlite3.connect(file, isolation_level=None)
     intruder.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
-    url = database.parse_url(f"sqlite:///{file}")
-    with pytest.raises(DatabaseError, match="is locked by another process"), database.one_line_errors(url):
-        async with database.opened(url) as engine, database.write(engine):
+    monkeypatch.setattr("worker.db.engine.BUSY_SECONDS", 0.05)
+    url = db.parse_url(f"sqlite:///{file}")
+    with pytest.raises(DatabaseError, match="is locked by another process"), db.one_line_errors(url):
+        async with db.opened(url) as engine, db.write(engine):
             pass
     intruder.execute("ROLLBACK")
     intruder.close()
@@ -309,8 +309,8 @@ async def test_migrate_says_what_it_did(empty_database: str) -> None:
     first = await share_worker("migrate", DATABASE_URL=empty_database)
     second = await share_worker("migrate", DATABASE_URL=empty_database)
     assert (first.code, second.code) == (0, 0)
-    assert first.out.endswith(f"is now at revision {database.HEAD}.\n")
-    assert second.out.endswith(f"was already at revision {database.HEAD}.\n")
+    assert first.out.endswith(f"is now at revision {db.HEAD}.\n")
+    assert second.out.endswith(f"was already at revision {db.HEAD}.\n")
 
 
 # check

@@ -14,13 +14,13 @@ from tests.conftest import HandClock
 from tests.databases import end_the_workers
 from tests.relay import Relay, relaying
 from tests.scene import LINE, Scene, until
-from worker import database
-from worker.ledger import Outcome, RunStatus
-from worker.pace import Limits
+from worker import db
+from worker.db.tables import runs
+from worker.outcomes import Outcome, RunStatus
+from worker.sharing.limits import Limits
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import runs
 
 ids = [f"chat-{number:02}" for number in range(24)]
 
@@ -61,8 +61,8 @@ async def far(copied_postgresql: str, clock: HandClock) -> AsyncIterator[tuple[S
     account = Account(clock=clock.now)
     async with relaying(connect) as relay, serving(account) as base_url:
         through = url.set(host="127.0.0.1", port=relay.port, query={"sslmode": "disable"})
-        parsed = database.parse_url(through.render_as_string(hide_password=False))
-        async with database.opened(parsed) as engine:
+        parsed = db.parse_url(through.render_as_string(hide_password=False))
+        async with db.opened(parsed) as engine:
             scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
             scene.add_line()
             for chat_id in ids:
@@ -214,7 +214,7 @@ async def test_a_database_that_hangs_is_one_that_went_away(
 ) -> None:
     """A table lock of somebody else's: the server lives, the statement never ends."""
     scene, postgresql = far
-    monkeypatch.setattr(database, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr("worker.db.engine.WRITE_SECONDS", 0.3)
     going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=4)))
     await until(lambda: len(scene.called()) >= 6)
     with psycopg.connect(postgresql.near) as intruder, capture_logs() as logs:
@@ -230,11 +230,11 @@ async def test_a_database_that_hangs_is_one_that_went_away(
 async def test_a_locked_sqlite_file_is_waited_for(
     sqlite_template: Path, tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("worker.db.engine.BUSY_SECONDS", 0.05)
     file = tmp_path / "worker.db"
     file.write_bytes(sqlite_template.read_bytes())
     account = Account(clock=clock.now)
-    async with serving(account) as base_url, database.opened(database.parse_url(f"sqlite:///{file}")) as engine:
+    async with serving(account) as base_url, db.opened(db.parse_url(f"sqlite:///{file}")) as engine:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
         scene.add_line()
         for chat_id in ids:
@@ -262,7 +262,7 @@ async def test_a_full_disk_ends_the_pass_in_one_line_and_calls_nobody_without_a_
     file = tmp_path / "worker.db"
     file.write_bytes(sqlite_template.read_bytes())
     account = Account(clock=clock.now)
-    async with serving(account) as base_url, database.opened(database.parse_url(f"sqlite:///{file}")) as engine:
+    async with serving(account) as base_url, db.opened(db.parse_url(f"sqlite:///{file}")) as engine:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
         scene.add_line()
         for number in range(300):
@@ -297,7 +297,7 @@ async def test_a_pass_that_died_is_marked_as_failed_by_the_next_one_of_the_same_
     scene.account.clear_faults()
     scene.clock.move(minutes=16)
     await scene.one_pass()
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = (await connection.execute(select(runs.c.status, runs.c.detail).order_by(runs.c.started_at))).all()
     assert [tuple(row) for row in rows] == [
         ("failed", "the worker ended without finishing the pass"),

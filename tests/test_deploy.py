@@ -17,7 +17,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from worker import cli
-from worker.metrics import Metrics
+from worker.service.metrics import Metrics
 from worker.settings import SECRETS, Settings
 
 ROOT = Path(__file__).parent.parent

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker import database
-from worker.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, source, verdict
+from worker import db
+from worker.db.tables import chats, contact_cards, share_attempts
+from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, source, verdict
 from worker.settings import Settings
-from worker.tables import chats, contact_cards, share_attempts
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TODAY = date(2026, 3, 10)
@@ -50,7 +50,7 @@ def attempt(chat_id: str, day: date, outcome: str, claimed_at: datetime, sequenc
 async def add(
     engine: AsyncEngine, rows: list[dict[str, object]], attempts: list[dict[str, object]] | None = None
 ) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         cards = [{"phone_number": ACTIVE, "is_active": True}, {"phone_number": INACTIVE, "is_active": False}]
         await connection.execute(insert(contact_cards), [card | {"checked_at": NOW} for card in cards])
         await connection.execute(insert(chats), rows)
@@ -64,7 +64,7 @@ async def verdicts(connection: AsyncConnection, rules: Rules, now: datetime = NO
 
 
 async def only(engine: AsyncEngine, rules: Rules, now: datetime = NOW) -> str:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         (found,) = (await verdicts(connection, rules, now)).values()
     return found
 
@@ -143,7 +143,7 @@ async def test_of_all_combinations_the_first_rule_that_holds_decides(engine: Asy
             names.discard(Verdict.DORMANT)
         expected[chat_id] = min(names, key=order.index, default=Verdict.DUE)
     await add(engine, rows, attempts)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert await verdicts(connection, STRICT) == expected
         assert await count_verdicts(connection, STRICT, NOW) == Counter(expected.values())
         due = list((await connection.execute(due_ids(STRICT, NOW))).scalars())
@@ -228,7 +228,7 @@ def test_the_share_day_is_the_date_in_the_time_zone(zone: str, day: int) -> None
 
 async def test_cards_read_for_a_dry_run_stand_in_for_the_stored_ones(engine: AsyncEngine) -> None:
     await add(engine, [row("active"), row("inactive", from_number=INACTIVE), row("none", from_number=NONE)])
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         turned = as_cards({ACTIVE: False, NONE: True})
         counts = await count_verdicts(connection, Rules(), NOW, cards=turned)
         due = (await connection.execute(due_ids(Rules(), NOW, cards=turned))).scalars().all()
@@ -240,7 +240,7 @@ async def test_cards_read_for_a_dry_run_stand_in_for_the_stored_ones(engine: Asy
 
 async def test_the_walk_goes_on_after_the_last_id(engine: AsyncEngine) -> None:
     await add(engine, [row(chat_id) for chat_id in ("a", "B", "é", "Z", "c")])
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         seen: list[str] = []
         while found := list(
             (await connection.execute(due_ids(Rules(), NOW, after=seen[-1] if seen else "").limit(2))).scalars()
@@ -252,7 +252,7 @@ async def test_the_walk_goes_on_after_the_last_id(engine: AsyncEngine) -> None:
 @pytest.mark.parametrize("written", ["2026-02-01T10:00:00Z", "2026-02-01 10:00:00", "2026-02-01T12:00:00+02:00"])
 async def test_dormant_is_judged_by_a_partners_own_iso_times_in_sqlite(engine: AsyncEngine, written: str) -> None:
     await add(engine, [row("chat")])
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.exec_driver_sql(f"UPDATE chats SET last_outbound_at = '{written}'")  # noqa: S608 -- a test's constant
     outbound = datetime(2026, 2, 1, 10, tzinfo=UTC)
     assert await only(engine, Rules(active_days=10), outbound + 10 * DAY - timedelta(seconds=1)) == "due"
@@ -261,7 +261,7 @@ async def test_dormant_is_judged_by_a_partners_own_iso_times_in_sqlite(engine: A
 
 async def test_whole_tables_and_counts_agree(engine: AsyncEngine) -> None:
     await add(engine, [row(f"chat-{number}", service="SMS" if number % 3 else "iMessage") for number in range(90)])
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         counts = await count_verdicts(connection, Rules(), NOW)
     assert counts == {Verdict.NOT_IMESSAGE: 60, Verdict.DUE: 30}
 
@@ -275,7 +275,7 @@ async def test_dormant_begins_after_the_last_active_moment(engine: AsyncEngine) 
 async def test_without_any_card_no_line_has_one(engine: AsyncEngine) -> None:
     """Also one that a partner left empty."""
     await add(engine, [row("chat", from_number=""), row("other")])
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         counts = await count_verdicts(connection, Rules(), NOW, cards=as_cards({}))
     assert counts == {Verdict.NO_CARD: 2}
 
@@ -287,7 +287,7 @@ async def test_what_a_run_attempted_today_is_left_out_of_its_count_and_nothing_e
         attempt("others", TODAY, "shared", NOW) | {"run_id": "another run"},
     ]
     await add(engine, [row(chat_id) for chat_id in ("mine", "mine-yesterday", "others", "never")], attempts)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         counts = await count_verdicts(connection, Rules(), NOW, without_run="run")
     assert counts == {Verdict.ALREADY_TODAY: 1, Verdict.DUE: 2}
 

@@ -12,15 +12,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.conftest import START, HandClock
 from tests.past import RUN, Past
 from tests.scene import LINE, Scene
-from worker import bars, chats, database, history, moments, near
-from worker.eligibility import Rules, Verdict, source, verdict
-from worker.explain import Explanation, explain
-from worker.explain_report import explanation_lines
-from worker.history import Wanted
-from worker.ledger import Outcome
-from worker.linq_answers import Card
-from worker.schedule import Schedule
-from worker.tables import chats as chats_table
+from worker import db, text
+from worker.chats import facts
+from worker.cli.output import bars
+from worker.cli.output.explain import explanation_lines
+from worker.db.tables import chats as chats_table
+from worker.ledger import history
+from worker.ledger.history import Wanted
+from worker.linq.answers import Card
+from worker.outcomes import Outcome
+from worker.questions import suggest
+from worker.questions.explain import Explanation, explain
+from worker.rules.eligibility import Rules, Verdict, source, verdict
+from worker.rules.schedule import Schedule
 
 OTHER = "+15550100002"
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -37,14 +41,14 @@ async def known(engine: AsyncEngine, clock: HandClock) -> Scene:
     """A database that has seen an active card; nobody is called, so no account is served."""
     scene = Scene(engine=engine, account=None, base_url="", clock=clock)  # type: ignore[arg-type] # nobody is called
     card = Card(phone_number=LINE, first_name="Acme", last_name="Support", image_url=None, is_active=True)
-    async with database.write(engine) as connection:
-        await chats.store_cards(connection, [card], clock.now())
+    async with db.write(engine) as connection:
+        await facts.store_cards(connection, [card], clock.now())
     return scene
 
 
 async def know(engine: AsyncEngine, chat_id: str, **changes: object) -> None:
     row = {"id": chat_id, "from_number": LINE, "service": "iMessage", "last_outbound_at": START - timedelta(hours=2)}
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(chats_table.insert().values(row | changes))
 
 
@@ -114,7 +118,7 @@ async def test_a_look_at_the_newest_rows_reads_the_newest_day_alone(three_days: 
 
 
 async def told(engine: AsyncEngine, rules: Rules, now: datetime, chat_id: str = "chat") -> Explanation:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         found = await explain(connection, rules, DAILY, chat_id, now)
     assert found is not None
     return found
@@ -122,7 +126,7 @@ async def told(engine: AsyncEngine, rules: Rules, now: datetime, chat_id: str = 
 
 async def verdicts_at(engine: AsyncEngine, rules: Rules, times: list[datetime], chat_id: str) -> list[Verdict]:
     columns = [verdict(rules, time).label(f"at_{place}") for place, time in enumerate(times)]
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         row = (
             await connection.execute(select(*columns).select_from(source()).where(chats_table.c.id == chat_id))
         ).one()
@@ -179,7 +183,7 @@ async def test_the_scheduled_time_may_be_the_moment_at_which_a_chat_becomes_due(
     await know(engine, "chat")
     await past.attempt("chat", START)
     midnight = Schedule("@daily", UTC)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         found = await explain(connection, Rules(), midnight, "chat", START)
     assert found
     assert found.judgement
@@ -260,28 +264,28 @@ SLIPS = {
 @pytest.mark.parametrize("where", ["table", "ledger"])
 async def test_a_slip_in_an_id_finds_the_chat_that_was_meant(engine: AsyncEngine, past: Past, where: str) -> None:
     others = [f"{number:02x}5f5c1e-0000-4a0e-9c55-0f6a2d8e0000" for number in range(256)]
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(chats_table.insert(), [{"id": other, "from_number": LINE} for other in others])
     if where == "table":
         await know(engine, UUID)
     else:
         await past.attempt(UUID, START)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         for slip, typed in SLIPS.items():
-            assert await near.near_chat_ids(connection, typed) == [UUID], slip
+            assert await suggest.near_chat_ids(connection, typed) == [UUID], slip
 
 
 async def test_an_id_like_no_other_finds_none(engine: AsyncEngine) -> None:
     await know(engine, UUID)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         for typed in ("", "x", "%", "ÿÿÿ", "a" * 5000, "nothing-like-it-anywhere"):
-            assert await near.near_chat_ids(connection, typed) == [], typed
+            assert await suggest.near_chat_ids(connection, typed) == [], typed
 
 
 async def test_the_beginning_of_a_run_is_enough_and_is_taken_as_it_is(engine: AsyncEngine, past: Past) -> None:
     for minute, run_id in enumerate((RUN, "20260310T090000Z-a1ffff", "20260311T090000Z-000000")):
         await past.run(run_id, START + timedelta(minutes=minute))
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
 
         async def like(beginning: str) -> list[str]:
             return [run.id for run in await history.runs_like(connection, beginning, 9)]
@@ -332,10 +336,10 @@ def test_a_chart_has_letters_where_blocks_cannot_be_written() -> None:
 
 def test_times_carry_their_zone() -> None:
     summer = datetime(2026, 7, 1, 8, 0, 5, tzinfo=UTC)
-    assert moments.exact(summer, BERLIN) == "2026-07-01 10:00:05+02"
-    assert moments.minute(summer, ZoneInfo("Asia/Kolkata")) == "2026-07-01 13:30+05:30"
-    assert moments.both(summer, BERLIN) == "2026-07-01 10:00:05+02 = 2026-07-01 08:00:05+00"
-    assert moments.both(summer, UTC) == "2026-07-01 08:00:05+00"
+    assert text.exact(summer, BERLIN) == "2026-07-01 10:00:05+02"
+    assert text.minute(summer, ZoneInfo("Asia/Kolkata")) == "2026-07-01 13:30+05:30"
+    assert text.both(summer, BERLIN) == "2026-07-01 10:00:05+02 = 2026-07-01 08:00:05+00"
+    assert text.both(summer, UTC) == "2026-07-01 08:00:05+00"
 
 
 @pytest.mark.parametrize(
@@ -343,5 +347,5 @@ def test_times_carry_their_zone() -> None:
     [(0.0382, "38 ms", "0 s"), (1.74, "1.7 s", "2 s"), (151, "0:02:31", "3 min"), (7200, "2:00:00", "2 h")],
 )
 def test_spans_are_told_in_a_fitting_unit(seconds: float, long: str, rough: str) -> None:
-    assert moments.span(timedelta(seconds=seconds)) == long
-    assert moments.roughly(timedelta(seconds=seconds)) == rough
+    assert text.span(timedelta(seconds=seconds)) == long
+    assert text.roughly(timedelta(seconds=seconds)) == rough

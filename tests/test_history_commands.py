@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.commands import Ended, share_worker, start
 from tests.past import RUN, Past
 from tests.scene import LINE
-from worker import __version__, chats, database
-from worker.ledger import Outcome
-from worker.linq_answers import Card
-from worker.tables import chats as chats_table
+from worker import __version__, db
+from worker.chats import facts
+from worker.db.tables import chats as chats_table
+from worker.linq.answers import Card
+from worker.outcomes import Outcome
 
 OTHER = "+15550100002"
 HOUR = timedelta(hours=1)
@@ -46,8 +47,8 @@ async def past(engine: AsyncEngine) -> Past:
         Card(phone_number=LINE, first_name="Acme", last_name="Support", image_url=None, is_active=True),
         Card(phone_number=OTHER, first_name="Acme", last_name="Sales", image_url=None, is_active=False),
     ]
-    async with database.write(engine) as connection:
-        await chats.store_cards(connection, cards, NOW - HOUR)
+    async with db.write(engine) as connection:
+        await facts.store_cards(connection, cards, NOW - HOUR)
         rows = [
             {"id": chat_id, "from_number": line, "service": "iMessage", "last_outbound_at": NOW - 2 * HOUR}
             for chat_id, line in ((GOOD, LINE), (REFUSED, OTHER), (GONE, LINE), ("dddd-new", LINE))
@@ -148,7 +149,7 @@ async def test_explain_shows_what_stands_in_a_times_place_and_names_none(
 ) -> None:
     """SQLite takes whatever text a partner's SQL writes, PostgreSQL its own endless times."""
     written = "last week" if engine.dialect.name == "sqlite" else "-infinity"
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(
             text(
                 "INSERT INTO chats (id, from_number, service, last_outbound_at) VALUES ('odd', '+1', 'iMessage', :at)"
@@ -220,7 +221,7 @@ async def test_csv_has_a_head_and_no_formulas(settings: dict[str, str]) -> None:
 async def test_a_reader_that_goes_away_ends_attempts_without_a_word(
     engine: AsyncEngine, settings: dict[str, str]
 ) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         numbers = "generate_series(1, 9000) AS n(i)"
         if engine.dialect.name == "sqlite":
             numbers = "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) SELECT i FROM n)"
@@ -323,7 +324,7 @@ async def test_status_is_one_screen(past: Past, settings: dict[str, str]) -> Non
     lines = ended.out.splitlines()
     assert len(lines) <= 24
     assert all(len(line) <= 80 for line in lines[1:])
-    assert lines[0].startswith(f"share-worker {__version__}, schema {database.HEAD}, ")
+    assert lines[0].startswith(f"share-worker {__version__}, schema {db.HEAD}, ")
     told = {line[:11].strip(): line[11:] for line in lines[1:8]}
     assert told["last pass"].startswith("completed ")
     assert told["last pass"].endswith(f": {RUN}")
@@ -347,7 +348,7 @@ async def test_status_json_is_one_document(settings: dict[str, str]) -> None:
     assert document["last_run"]["id"] == RUN
     assert document["cards"]["without"] == {OTHER: 1}
     assert len(document["days"]) == 14
-    assert document["schema"] == database.HEAD
+    assert document["schema"] == db.HEAD
 
 
 async def test_status_of_a_database_that_saw_nothing_yet(database_url: str) -> None:
@@ -371,7 +372,7 @@ async def test_an_empty_database_is_left_empty(empty_database: str, words: list[
 
 async def test_nothing_is_written_by_looking(engine: AsyncEngine, settings: dict[str, str]) -> None:
     async def rows() -> list[object]:
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             return [
                 (await connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2"))).all()  # noqa: S608 -- the tables' own names
                 for table in ("chats", "contact_cards", "share_attempts", "runs")

@@ -11,13 +11,13 @@ from structlog.testing import capture_logs
 
 from tests.raw_server import Script, Visit, answer, envelope, keep_alive, raw_server, reset_unread, reset_when_read
 from tests.scene import LINE, Scene
-from worker import database, heartbeat
-from worker.heartbeat import Heartbeat
-from worker.ledger import RunStatus, Trigger
-from worker.linq import READ_TRIES
-from worker.share_pass import PassResult
+from worker import db
+from worker.db.tables import contact_cards, runs
+from worker.linq.client import READ_TRIES
+from worker.outcomes import PassResult, RunStatus, Trigger
+from worker.service import heartbeat
+from worker.service.heartbeat import Heartbeat
 from worker.simulator.faults import Fault
-from worker.tables import contact_cards, runs
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CARDS = {"contact_cards": [{"phone_number": LINE, "first_name": "Acme", "is_active": True}]}
@@ -64,7 +64,7 @@ async def no_pass_without_cards(scene: Scene, word: str, seconds: float = 5) -> 
     assert word in result.detail
     assert result.detail.isprintable()
     assert await scene.attempts() == []
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         row = (await connection.execute(select(runs))).one()
         cards = (await connection.execute(select(contact_cards))).all()
     assert (row.status, row.detail, row.tally, cards) == ("failed", result.detail, None, [])
@@ -138,7 +138,7 @@ async def test_more_cards_than_a_statement_holds_are_stored_and_forgotten_again(
     assert (await scene.one_pass()).status is RunStatus.COMPLETED
     scene.account.remove_fault(fault)
     assert (await scene.one_pass()).status is RunStatus.COMPLETED
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         assert list((await connection.execute(select(contact_cards.c.phone_number))).scalars()) == [LINE]
     assert scene.called() == ["chat"]
 

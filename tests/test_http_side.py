@@ -9,11 +9,11 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker import asgi
-from worker.asgi import LARGEST_HEAD, MOST_CONNECTIONS, serving_app
-from worker.metrics import Metrics
+from worker.service.metrics import Metrics
 from worker.settings import Settings
-from worker.web import HEADERS, make_app
+from worker.web import server
+from worker.web.app import HEADERS, make_app
+from worker.web.server import LARGEST_HEAD, MOST_CONNECTIONS, serving_app
 
 DETAIL = "what went wrong"
 
@@ -135,7 +135,7 @@ async def test_a_bug_is_in_the_log_and_not_on_the_page(pages: Pages, caplog: pyt
 async def test_who_does_not_finish_a_request_is_cut_off(
     pages: Pages, monkeypatch: pytest.MonkeyPatch, began: bytes
 ) -> None:
-    monkeypatch.setattr(asgi, "REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.05)
     async with asyncio.timeout(4):  # sooner than the connection would be given up for idle
         heard = await pages.say(began)
     assert heard.count(b"200 OK") <= 1
@@ -143,7 +143,7 @@ async def test_who_does_not_finish_a_request_is_cut_off(
 
 
 async def test_who_trickles_bytes_is_cut_off_all_the_same(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
     reader, writer = await asyncio.open_connection(*pages.address)
     async with asyncio.timeout(4):
         with contextlib.suppress(ConnectionError):

@@ -9,9 +9,9 @@ from sqlalchemy import insert, update
 
 from tests.conftest import START
 from tests.judge import Judge, open_ledger
+from worker.db.tables import share_attempts
 from worker.simulator.chats import Chat
 from worker.simulator.server import serving
-from worker.tables import share_attempts
 
 LINE = "+15550100001"
 CLAIM = {"chat_id": "chat", "share_day": date(2026, 3, 10), "sequence": 0, "run_id": "run", "claimed_at": START}

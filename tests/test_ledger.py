@@ -12,18 +12,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.due import LINE, NOW, RULES, add_card, add_chats, answered, claim_on
 from tests.scene import Attempt, Scene
-from worker import database, ledger
-from worker.candidates import SPAN, Due, Request
-from worker.eligibility import Rules
-from worker.ledger import Answer, Claim, Outcome, Recorded, RunStatus, Trigger
-from worker.tables import UtcTime, chats, runs, share_attempts
+from worker import db
+from worker.db.tables import UtcTime, chats, runs, share_attempts
+from worker.ledger import attempts
+from worker.ledger.attempts import Recorded
+from worker.ledger.runs import close_dead_runs, close_run, open_run
+from worker.outcomes import Answer, Claim, Outcome, RunStatus, Trigger
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import SPAN, Due, Request
 
 
 @pytest.fixture
 async def chat_ids(engine: AsyncEngine) -> list[str]:
     """Thirty chats that are due."""
     ids = [f"chat-{number:02}" for number in range(30)]
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await add_card(connection)
         await add_chats(connection, *ids)
     return ids
@@ -38,24 +41,24 @@ async def claim(
     at_most: int = 100,
     rules: Rules = RULES,
 ) -> list[Claim]:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         return await claim_on(connection, among, run=run, now=now, at_most=at_most, rules=rules)
 
 
 async def record(engine: AsyncEngine, claims: list[Claim], outcome: Outcome, now: datetime = NOW) -> None:
-    async with database.write(engine) as connection:
-        await ledger.record(connection, answered(claims, outcome, now))
+    async with db.write(engine) as connection:
+        await attempts.record(connection, answered(claims, outcome, now))
 
 
 async def outcomes(engine: AsyncEngine) -> dict[str, str]:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         rows = await connection.execute(select(share_attempts.c.chat_id, share_attempts.c.outcome))
         return {chat_id: outcome for chat_id, outcome in rows}  # noqa: C416 -- rows are no plain pairs
 
 
 async def test_a_claim_is_a_row_before_anything_else(engine: AsyncEngine, chat_ids: list[str]) -> None:
     (made,) = await claim(engine, chat_ids[:1])
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         row = (await connection.execute(select(share_attempts))).one()
     assert made == Claim(chat_id="chat-00", share_day=date(2026, 3, 10), sequence=0, run_id="run", claimed_at=NOW)
     assert (row.chat_id, row.share_day, row.sequence) == (made.chat_id, made.share_day, 0)
@@ -74,8 +77,8 @@ async def test_who_asked_for_a_call_and_why_is_kept_with_the_claim(
     engine: AsyncEngine, chat_ids: list[str], request_: Request | None
 ) -> None:
     asked = Due(RULES, request=request_)  # type: ignore[arg-type] # everyone who is due, as if an admin had asked
-    async with database.write(engine) as connection:
-        await ledger.claim(
+    async with db.write(engine) as connection:
+        await attempts.claim(
             connection, asked, run_id="run", day=RULES.share_day(NOW), now=NOW, among=chat_ids[:1], at_most=1
         )
         row = (await connection.execute(select(share_attempts))).one()
@@ -102,7 +105,7 @@ async def test_what_was_never_sent_is_claimed_again_in_its_own_row(engine: Async
     await record(engine, await claim(engine, chat_ids[:1]), Outcome.UNSENT)
     later = NOW + timedelta(minutes=5)
     (again,) = await claim(engine, chat_ids[:1], run="other", now=later)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         row = (await connection.execute(select(share_attempts))).one()
     assert again.claimed_at == later
     assert (row.outcome, row.run_id, row.sequence) == ("claimed", "other", 0)
@@ -115,12 +118,12 @@ async def test_the_database_refuses_a_second_row_whatever_the_code_does(
     (made,) = await claim(engine, chat_ids[:1])
     row = {"chat_id": made.chat_id, "share_day": made.share_day, "sequence": 0, "claimed_at": NOW}
     with pytest.raises(IntegrityError):
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await connection.execute(insert(share_attempts).values(**row, outcome="claimed", run_id="rogue"))
 
 
 async def test_a_chat_that_is_not_due_any_more_is_not_claimed(engine: AsyncEngine, chat_ids: list[str]) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(update(chats).where(chats.c.id == "chat-03").values(paused_at=NOW))
     made = await claim(engine, chat_ids)
     assert [one.chat_id for one in made] == [chat_id for chat_id in chat_ids if chat_id != "chat-03"]
@@ -130,7 +133,7 @@ async def test_workers_that_claim_at_once_never_get_the_same_chat(
     database_url: str, engine: AsyncEngine, chat_ids: list[str]
 ) -> None:
     async def worker(name: str) -> list[Claim]:
-        async with database.opened(database.parse_url(database_url)) as own:
+        async with db.opened(db.parse_url(database_url)) as own:
             made: list[Claim] = []
             for _ in range(6):
                 made += await claim(own, chat_ids, run=name, at_most=4)
@@ -149,7 +152,7 @@ async def test_two_workers_with_different_dates_cannot_both_claim_a_chat(
     before, after = datetime(2026, 3, 10, 23, 59, tzinfo=UTC), datetime(2026, 3, 11, 0, 1, tzinfo=UTC)
 
     async def worker(name: str, now: datetime) -> list[Claim]:
-        async with database.opened(database.parse_url(database_url)) as own:
+        async with db.opened(db.parse_url(database_url)) as own:
             made: list[Claim] = []
             for _ in range(10):
                 made += await claim(own, chat_ids, run=name, at_most=3, now=now)
@@ -164,14 +167,14 @@ async def test_on_postgresql_a_claim_that_is_not_yet_committed_hides_its_chat(
     copied_postgresql: str,
 ) -> None:
     """The other worker's day is another one, so the key alone would not refuse it; the lock and the second look do."""
-    url = database.parse_url(copied_postgresql)
-    async with database.opened(url) as one, database.opened(url) as other:
-        async with database.write(one) as connection:
+    url = db.parse_url(copied_postgresql)
+    async with db.opened(url) as one, db.opened(url) as other:
+        async with db.write(one) as connection:
             await add_card(connection)
             await add_chats(connection, "a", "b")
         tomorrow = NOW + timedelta(days=1)
-        async with database.write(one) as first:
-            mine = await ledger.claim(
+        async with db.write(one) as first:
+            mine = await attempts.claim(
                 first, Due(RULES), run_id="one", day=RULES.share_day(NOW), now=NOW, among=["a", "b"], at_most=1
             )
             theirs = await claim(other, ["a", "b"], run="other", now=tomorrow)
@@ -184,11 +187,11 @@ async def test_an_answer_is_written_down_whole(engine: AsyncEngine, chat_ids: li
     answer = Answer(
         outcome=Outcome.REJECTED, http_status=404, error_code=2012, error_message="no card", trace_id="trace-1"
     )
-    async with database.write(engine) as connection:
-        await ledger.record(
+    async with db.write(engine) as connection:
+        await attempts.record(
             connection, [Recorded(claim=made[0], answer=answer, finished_at=NOW + timedelta(seconds=2))]
         )
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         row = (await connection.execute(select(share_attempts))).one()
     assert (row.outcome, row.http_status, row.error_code) == ("rejected", 404, 2012)
     assert (row.error_message, row.trace_id) == ("no card", "trace-1")
@@ -215,15 +218,15 @@ async def test_the_answers_of_a_turn_keep_their_own_words_whatever_is_in_them(
         Answer(outcome=Outcome.REJECTED, error_code=number or None, error_message=word, trace_id=word)
         for number, word in enumerate(words)
     ]
-    async with database.write(engine) as connection:
-        await ledger.record(
+    async with db.write(engine) as connection:
+        await attempts.record(
             connection,
             [
                 Recorded(claim=made, answer=answer, finished_at=NOW + timedelta(microseconds=number))
                 for number, (made, answer) in enumerate(zip(claims, answers, strict=True))
             ],
         )
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         rows = (await connection.execute(select(share_attempts).order_by(share_attempts.c.chat_id))).all()
     assert [row.error_message for row in rows] == words
     assert [row.trace_id for row in rows] == words
@@ -268,8 +271,8 @@ async def test_the_claims_of_dead_workers_become_unknown(engine: AsyncEngine, ch
     await claim(engine, chat_ids[:2], run="dead", now=NOW - timedelta(minutes=15, seconds=1))
     await claim(engine, chat_ids[2:4], run="alive", now=NOW - timedelta(minutes=15))
     await record(engine, await claim(engine, chat_ids[4:5], now=NOW - timedelta(hours=2)), Outcome.SHARED)
-    async with database.write(engine) as connection:
-        assert await ledger.settle_stale(connection, NOW) == 2
+    async with db.write(engine) as connection:
+        assert await attempts.settle_stale(connection, NOW) == 2
         row = (await connection.execute(select(share_attempts).where(share_attempts.c.chat_id == "chat-00"))).one()
     assert row.finished_at == NOW
     assert "the worker ended" in row.error_message
@@ -288,8 +291,8 @@ async def test_an_answer_that_comes_after_its_claim_was_settled_still_counts(
 ) -> None:
     """A worker that lost its database for long is alive all the same, and knows what Linq answered."""
     made = await claim(engine, chat_ids[:1])
-    async with database.write(engine) as connection:
-        await ledger.settle_stale(connection, NOW + timedelta(minutes=20))
+    async with db.write(engine) as connection:
+        await attempts.settle_stale(connection, NOW + timedelta(minutes=20))
     await record(engine, made, Outcome.SHARED, NOW + timedelta(minutes=21))
     assert await outcomes(engine) == {"chat-00": "shared"}
 
@@ -300,8 +303,8 @@ async def test_released_claims_are_due_again_and_others_are_left_alone(
     made = await claim(engine, chat_ids[:4], run="mine")
     await record(engine, made[:1], Outcome.SHARED)
     never_committed = replace(made[3], chat_id="chat-20")
-    async with database.write(engine) as connection:
-        await ledger.release(connection, [*made[:2], never_committed], why="nothing was sent", now=NOW)
+    async with db.write(engine) as connection:
+        await attempts.release(connection, [*made[:2], never_committed], why="nothing was sent", now=NOW)
         row = (await connection.execute(select(share_attempts).where(share_attempts.c.chat_id == "chat-01"))).one()
     assert (row.error_message, row.finished_at) == ("nothing was sent", NOW)
     assert await outcomes(engine) == {
@@ -315,16 +318,12 @@ async def test_released_claims_are_due_again_and_others_are_left_alone(
 
 async def test_a_run_is_written_down_from_beginning_to_end(engine: AsyncEngine) -> None:
     day = date(2026, 3, 10)
-    async with database.write(engine) as connection:
-        await ledger.open_run(
-            connection, run_id="run", trigger=Trigger.COMMAND, share_day=day, worker="host:1", now=NOW
-        )
-        await ledger.open_run(
-            connection, run_id="other", trigger=Trigger.COMMAND, share_day=day, worker="host:2", now=NOW
-        )
+    async with db.write(engine) as connection:
+        await open_run(connection, run_id="run", trigger=Trigger.COMMAND, share_day=day, worker="host:1", now=NOW)
+        await open_run(connection, run_id="other", trigger=Trigger.COMMAND, share_day=day, worker="host:2", now=NOW)
         mine = select(runs).where(runs.c.id == "run")
         running = (await connection.execute(mine)).one()
-        await ledger.close_run(
+        await close_run(
             connection,
             run_id="run",
             status=RunStatus.STOPPED,
@@ -342,17 +341,15 @@ async def test_a_run_is_written_down_from_beginning_to_end(engine: AsyncEngine) 
 
 async def test_runs_that_cannot_be_running_any_more_are_closed(engine: AsyncEngine) -> None:
     today = date(2026, 3, 10)
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         for name, worker, day in (
             ("mine", "host:1", today),
             ("theirs", "host:2", today),
             ("old", "host:3", today - timedelta(days=2)),
             ("yesterday", "host:4", today - timedelta(days=1)),
         ):
-            await ledger.open_run(
-                connection, run_id=name, trigger=Trigger.SCHEDULE, share_day=day, worker=worker, now=NOW
-            )
-        assert await ledger.close_dead_runs(connection, workers=["host:1"], today=today, now=NOW) == 2
+            await open_run(connection, run_id=name, trigger=Trigger.SCHEDULE, share_day=day, worker=worker, now=NOW)
+        assert await close_dead_runs(connection, workers=["host:1"], today=today, now=NOW) == 2
         rows = (await connection.execute(select(runs.c.id, runs.c.status))).all()
     assert dict(rows) == {"mine": "failed", "theirs": "running", "old": "failed", "yesterday": "running"}
 
@@ -360,7 +357,7 @@ async def test_runs_that_cannot_be_running_any_more_are_closed(engine: AsyncEngi
 async def test_the_ledger_outlives_its_chats(scene: Scene) -> None:
     await scene.add_chat("chat")
     await scene.one_pass()
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.execute(chats.delete())
     (left,) = await scene.attempts()
     assert isinstance(left, Attempt)
@@ -372,13 +369,13 @@ async def test_the_ledger_outlives_its_chats(scene: Scene) -> None:
 
 async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_postgresql: str) -> None:
     """Somebody who takes no lock has written the day's row, and commits while the claim waits for it."""
-    url = database.parse_url(copied_postgresql)
-    async with database.opened(url) as one, database.opened(url) as other:
-        async with database.write(one) as connection:
+    url = db.parse_url(copied_postgresql)
+    async with db.opened(url) as one, db.opened(url) as other:
+        async with db.write(one) as connection:
             await add_card(connection)
             await add_chats(connection, "chat")
         row = {"chat_id": "chat", "share_day": NOW.date(), "sequence": 0, "claimed_at": NOW, "outcome": "unknown"}
-        async with database.write(one) as connection:
+        async with db.write(one) as connection:
             await connection.execute(insert(share_attempts).values(**row, run_id="rogue"))
             claiming = asyncio.create_task(claim(other, ["chat"], run="late"))
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -405,7 +402,7 @@ async def test_answers_that_come_with_a_claim_are_recorded_whatever_comes_of_it(
 
     async def claim_with_answers(*, fail: bool) -> list[str]:
         answers = answered(first[:2], Outcome.SHARED) + answered(first[2:], Outcome.REJECTED)
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             chosen = [chat_ids[number] for number in among]
             claims = await claim_on(connection, chosen, at_most=at_most, answers=answers)
             if fail:
@@ -426,11 +423,11 @@ async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_po
 
     A database may be set to keep a transaction at what it saw first; a claim must see what came in between.
     """
-    url = database.parse_url(copied_postgresql)
+    url = db.parse_url(copied_postgresql)
     with psycopg.connect(copied_postgresql, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = '{isolation}'")
-    async with database.opened(url) as engine:
-        async with database.write(engine) as connection:
+    async with db.opened(url) as engine:
+        async with db.write(engine) as connection:
             await add_card(connection)
             await add_chats(connection, "chat")
 
@@ -450,7 +447,7 @@ async def test_on_postgresql_the_verdict_is_asked_again_under_the_lock(copied_po
 async def test_the_candidates_are_read_a_window_at_a_time_each_once(engine: AsyncEngine, chat_ids: list[str]) -> None:
     windows = []
     after: str | None = ""
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         while after is not None:
             window = await Due(RULES).read_ahead(connection, NOW, after=after, at_most=12)
             windows.append(window.ids)
@@ -469,7 +466,7 @@ async def test_the_walk_goes_on_where_a_span_of_the_table_ends(engine: AsyncEngi
         literal(NOW - timedelta(hours=2), UtcTime()),
     )
     walked, after = [], ""
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await add_card(connection)
         names = ["id", "from_number", "service", "last_outbound_at"]
         await connection.execute(insert(chats).from_select(names, rows))

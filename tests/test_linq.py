@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import START, HandClock
 from tests.raw_server import DONE, KEY, PATIENCE, RawServer, Visit, answer, attempt, envelope, keep_alive, raw_server
-from worker.connection import Connection
 from worker.errors import UsageError
-from worker.linq import Linq
-from worker.linq_answers import (
+from worker.linq.answers import (
     AccessRefused,
     Card,
     CardInactive,
@@ -33,6 +31,8 @@ from worker.linq_answers import (
     RateLimited,
     refusal,
 )
+from worker.linq.client import Linq
+from worker.linq.connection import Connection
 from worker.simulator.account import Account
 from worker.simulator.account import Line as SimulatedLine
 from worker.simulator.chats import Chat
@@ -849,7 +849,7 @@ async def test_a_card_written_with_an_answer_that_holds_none_is_perhaps_done(clo
 
 
 async def test_more_than_anybody_needs_is_not_read(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.linq.LARGEST_ANSWER", 100_000)
+    monkeypatch.setattr("worker.linq.client.LARGEST_ANSWER", 100_000)
     with pytest.raises(PerhapsDone, match="broke off"):
         await list_cards(clock, {"contact_cards": [], "padding": "x" * 300_000})
 

@@ -28,8 +28,8 @@ from tests.raw_server import (
     reset_when_read,
     share_over,
 )
-from worker.linq import NEVER_SENT, Linq
-from worker.linq_answers import AccessRefused, ChatRefused, LinqError, NeverSent, PerhapsDone, RateLimited
+from worker.linq.answers import AccessRefused, ChatRefused, LinqError, NeverSent, PerhapsDone, RateLimited
+from worker.linq.client import NEVER_SENT, Linq
 
 
 @pytest.fixture(params=["http", "https"])

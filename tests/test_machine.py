@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.world import LINES, Event, Strike, World
-from worker.eligibility import Rules
-from worker.ledger import Outcome, RunStatus
-from worker.pace import Limits
-from worker.rerun import Selection
+from worker.outcomes import Outcome, RunStatus
+from worker.rules.eligibility import Rules
+from worker.sharing.limits import Limits
+from worker.sharing.rerun import Selection
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.linq_answers import AccessRefused, CardInactive, ChatRefused, LinqError, NeverSent, PerhapsDone, RateLimited
-from worker.pace import Brake, Pace, Stop
+from worker.linq.answers import AccessRefused, CardInactive, ChatRefused, LinqError, NeverSent, PerhapsDone, RateLimited
+from worker.sharing.limits import Brake, Pace, Stop
 
 A_HAIR: Final = 1e-6
 """What rounding may take from a second."""

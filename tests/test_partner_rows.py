@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.commands import KEY, share_worker
 from tests.conftest import START
 from tests.scene import LINE, Scene
-from worker import database
-from worker.eligibility import Rules, as_cards, count_verdicts
-from worker.ledger import RunStatus
-from worker.tables import chats, read_time, share_attempts
-from worker.written import LONGEST_ID, Unfit, count_unfit
+from worker import db
+from worker.db.partner_values import LONGEST_ID, Unfit, count_unfit
+from worker.db.tables import chats, read_time, share_attempts
+from worker.outcomes import RunStatus
+from worker.rules.eligibility import Rules, as_cards, count_verdicts
 
 GOOD = "2026-03-10 07:00:00"
 ANY = Rules()
@@ -44,7 +44,7 @@ def write(engine: AsyncEngine, *rows: Row) -> None:
 async def empty(scene: Scene) -> None:
     """Begin anew: nothing known, nothing called, and Linq's limit of one call in five minutes over."""
     scene.clock.move(minutes=6)
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.execute(delete(chats))
         await connection.execute(delete(share_attempts))
     scene.account.share_calls.clear()
@@ -194,7 +194,7 @@ async def test_in_sqlite_a_time_that_cannot_be_read_is_no_outbound_message(scene
     unreadable = [(f"u{number:02}", LINE, "iMessage", 0, written) for number, written in enumerate(UNREADABLE)]
     called = await one_pass_with(scene, rules, *readable, *unreadable)
     assert called == [row[0] for row in readable]
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = await connection.execute(select(chats.c.last_outbound_at).where(chats.c.id.like("u%")))
         assert set(rows.scalars()) == {None}
 
@@ -205,7 +205,7 @@ async def test_in_sqlite_each_form_of_a_time_is_judged_by_what_it_says(scene: Sc
     rows = [(f"r{number:02}", LINE, "iMessage", 0, written) for number, written in enumerate(READABLE)]
     write(scene.engine, *rows)
     cards = as_cards({LINE: True})
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         before = await count_verdicts(connection, RECENT, datetime(2026, 4, 8, 23, tzinfo=UTC), cards=cards)
         after = await count_verdicts(connection, RECENT, datetime(2026, 4, 10, tzinfo=UTC), cards=cards)
     assert before == {"due": len(rows)}
@@ -256,7 +256,7 @@ async def test_rows_that_can_never_be_due_are_counted_and_no_others(scene: Scene
         ("good", LINE, "iMessage", 0, GOOD),
         ("new", LINE, "iMessage", 0, None),
     )
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         assert await count_unfit(connection) == Unfit(ids=3, times=2, written="last tuesday")
 
 

@@ -27,14 +27,14 @@ from tests.conftest import HandClock
 from tests.databases import end_the_workers, plain
 from tests.scene import Scene, until
 from tests.test_database_faults import agree
-from worker import database
+from worker import db
+from worker.db.tables import runs
 from worker.errors import DatabaseError
-from worker.ledger import RunStatus
-from worker.pace import Limits
+from worker.outcomes import RunStatus
+from worker.sharing.limits import Limits
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import runs
 
 FOUR = Limits(per_second=0, concurrency=4)
 IDS = [f"chat-{number:02}" for number in range(12)]
@@ -96,7 +96,7 @@ async def fill(scene: Scene) -> None:
 
 
 async def run_rows(scene: Scene) -> list[tuple[str, str | None]]:
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = await connection.execute(select(runs.c.status, runs.c.detail).order_by(runs.c.started_at, runs.c.id))
         return [(status, detail) for status, detail in rows]
 
@@ -164,7 +164,7 @@ async def test_a_fault_of_the_server_that_lasts_ends_the_pass_in_one_line(scene:
 async def test_a_run_that_cannot_be_written_down_is_not_begun(scene: Scene, state: str) -> None:
     await fill(scene)
     raise_at(scene.engine, "run row at the beginning", state)
-    with pytest.raises(DatabaseError) as caught, database.one_line_errors(scene.engine.url):
+    with pytest.raises(DatabaseError) as caught, db.one_line_errors(scene.engine.url):
         await scene.one_pass()
     assert str(caught.value).isprintable()
     assert "the server says so" in str(caught.value)
@@ -176,13 +176,13 @@ async def test_a_run_that_cannot_be_written_down_is_not_begun(scene: Scene, stat
 @postgresql_only
 async def test_a_run_whose_row_hangs_is_not_begun(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(scene)
-    monkeypatch.setattr(database, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("worker.db.engine.WRITE_SECONDS", 0.5)
     with admin(scene.engine) as intruder, intruder.transaction():
         intruder.execute("LOCK TABLE runs")
-        with pytest.raises(DatabaseError, match=r"no answer within 0.5 s"), database.one_line_errors(scene.engine.url):
+        with pytest.raises(DatabaseError, match=r"no answer within 0.5 s"), db.one_line_errors(scene.engine.url):
             await scene.one_pass()
     assert scene.account.requests["list_cards"] == 0
-    monkeypatch.setattr(database, "WRITE_SECONDS", 60.0)
+    monkeypatch.setattr("worker.db.engine.WRITE_SECONDS", 60.0)
     await come_round(scene)
 
 
@@ -305,9 +305,9 @@ def own_server() -> Iterator[Server]:
 async def own(own_server: Server, clock: HandClock) -> AsyncIterator[Scene]:
     """A scene on a server of its own."""
     account = Account(clock=clock.now)
-    url = database.parse_url(plain(own_server.url))
-    async with serving(account) as base_url, database.opened(url) as engine:
-        await database.migrate(engine)
+    url = db.parse_url(plain(own_server.url))
+    async with serving(account) as base_url, db.opened(url) as engine:
+        await db.migrate(engine)
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
         scene.add_line()
         await fill(scene)
@@ -318,7 +318,7 @@ async def test_a_server_that_is_restarted_or_full_in_the_middle_costs_nobody_the
     own: Scene, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First a restart without warning; then, the connections cut, every place at the server is taken by others."""
-    monkeypatch.setattr(database, "PATIENCE_SECONDS", 1e9)  # the clock of the test flies; the server takes its time
+    monkeypatch.setattr(db, "PATIENCE_SECONDS", 1e9)  # the clock of the test flies; the server takes its time
     own.account.add_fault(Fault(path="share", delay_seconds=0.02))
     going = asyncio.create_task(own.one_pass(limits=FOUR))
     await until(lambda: len(own.called()) >= 5)
@@ -440,7 +440,7 @@ async def test_a_run_on_a_file_that_refuses_is_not_begun(scene: Scene, pragma: s
     spoil(scene.engine, pragma, spoiled)
 
     async def run_after_run() -> None:
-        with database.one_line_errors(scene.engine.url):
+        with db.one_line_errors(scene.engine.url):
             for _ in range(300):
                 await scene.one_pass()
 
@@ -459,11 +459,11 @@ async def test_a_file_that_is_locked_when_a_run_begins_is_said_in_one_line(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(scene)
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("worker.db.engine.BUSY_SECONDS", 0.05)
     intruder = sqlite3.connect(str(scene.engine.url.database), isolation_level=None)
     intruder.execute("BEGIN IMMEDIATE")
-    async with database.opened(scene.engine.url) as own:
-        with pytest.raises(DatabaseError, match="is locked by another process"), database.one_line_errors(own.url):
+    async with db.opened(scene.engine.url) as own:
+        with pytest.raises(DatabaseError, match="is locked by another process"), db.one_line_errors(own.url):
             await scene.one_pass(engine=own)
     intruder.execute("ROLLBACK")
     intruder.close()
@@ -513,7 +513,7 @@ async def test_a_file_that_the_kernel_lets_grow_no_further_ends_the_run_in_one_l
 
 
 async def tables(url: str) -> list[str]:
-    async with database.opened(database.parse_url(url)) as engine, engine.connect() as connection:
+    async with db.opened(db.parse_url(url)) as engine, engine.connect() as connection:
         from sqlalchemy import inspect  # noqa: PLC0415 -- one use
 
         return sorted(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
@@ -533,10 +533,10 @@ async def test_a_migration_that_is_cut_off_leaves_nothing_half_made(empty_postgr
         with psycopg.connect(empty_postgresql, autocommit=True) as other:
             end_the_workers(other)
 
-    async with database.opened(database.parse_url(empty_postgresql)) as engine:
+    async with db.opened(db.parse_url(empty_postgresql)) as engine:
         at_the_last_table(engine, cut)
-        with pytest.raises(DatabaseError, match="terminating connection"), database.one_line_errors(engine.url):
-            await database.migrate(engine)
+        with pytest.raises(DatabaseError, match="terminating connection"), db.one_line_errors(engine.url):
+            await db.migrate(engine)
     assert await tables(empty_postgresql) == []
     assert (await share_worker("migrate", DATABASE_URL=empty_postgresql)).code == 0
 
@@ -548,14 +548,14 @@ async def test_a_migration_of_a_file_that_refuses_leaves_nothing_half_made(
     tmp_path: Path, pragma: str, said: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    async with database.opened(database.parse_url(url), create=True) as engine:
+    async with db.opened(db.parse_url(url), create=True) as engine:
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Connection) -> None:
             connection.exec_driver_sql(f"PRAGMA {pragma}")
 
-        with pytest.raises(DatabaseError, match=said), database.one_line_errors(engine.url):
-            await database.migrate(engine)
+        with pytest.raises(DatabaseError, match=said), db.one_line_errors(engine.url):
+            await db.migrate(engine)
     assert await tables(url) == []
     assert (await share_worker("migrate", DATABASE_URL=url)).code == 0
 
@@ -563,14 +563,14 @@ async def test_a_migration_of_a_file_that_refuses_leaves_nothing_half_made(
 async def test_a_migration_waits_for_another_one_and_says_when_it_gives_up(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "WRITE_SECONDS", 0.5)
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
-    url = database.parse_url(empty_database)
-    async with database.opened(url, create=True) as engine:
+    monkeypatch.setattr("worker.db.engine.WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("worker.db.engine.BUSY_SECONDS", 0.05)
+    url = db.parse_url(empty_database)
+    async with db.opened(url, create=True) as engine:
         with contextlib.ExitStack() as opened:
             if url.get_backend_name() == "postgresql":
                 other = opened.enter_context(psycopg.connect(empty_database))
-                other.execute("SELECT pg_advisory_xact_lock(%s)", (database.MIGRATION_LOCK,))
+                other.execute("SELECT pg_advisory_xact_lock(%s)", (db.MIGRATION_LOCK,))
             else:
                 file = opened.enter_context(
                     contextlib.closing(sqlite3.connect(str(url.database), isolation_level=None))
@@ -578,11 +578,11 @@ async def test_a_migration_waits_for_another_one_and_says_when_it_gives_up(
                 file.execute("BEGIN IMMEDIATE")
             with (
                 pytest.raises(DatabaseError, match=r"no answer within 0.5 s|is locked by another process"),
-                database.one_line_errors(url),
+                db.one_line_errors(url),
             ):
-                await database.migrate(engine)
-        monkeypatch.setattr(database, "WRITE_SECONDS", 60)
-        assert await database.migrate(engine) is True
+                await db.migrate(engine)
+        monkeypatch.setattr("worker.db.engine.WRITE_SECONDS", 60)
+        assert await db.migrate(engine) is True
 
 
 @postgresql_only
@@ -597,10 +597,10 @@ async def test_a_migration_that_the_server_refuses_is_said_in_one_line(
             CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'the server says so' USING ERRCODE = '{state}'; END $$""")
         connection.execute("CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()")
-        with pytest.raises(DatabaseError) as caught, database.one_line_errors(scene.engine.url):
-            await database.migrate(scene.engine)
+        with pytest.raises(DatabaseError) as caught, db.one_line_errors(scene.engine.url):
+            await db.migrate(scene.engine)
         connection.execute("DROP EVENT TRIGGER refuse")
     assert str(caught.value).isprintable()
     assert "the server says so" in str(caught.value)
     assert await tables(database_url) == []
-    assert await database.migrate(scene.engine) is True
+    assert await db.migrate(scene.engine) is True

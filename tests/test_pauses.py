@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.commands import KEY, answered, fed, finish, one_line, share_worker, start
 from tests.conftest import HandClock
 from tests.scene import LINE, Scene, until
-from worker import database, pauses
+from worker import db
+from worker.chats import pause
+from worker.chats.pause import State
 from worker.clock import SystemClock
-from worker.pauses import State
+from worker.db.tables import chats
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import chats
 
 OTHER = "+15550100002"
 CHATS = 120
@@ -28,7 +29,7 @@ CROWD = 60_000
 
 async def paused(scene: Scene) -> dict[str, tuple[datetime | None, str | None]]:
     """Since when and why each chat of the table is paused."""
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = await connection.execute(select(chats.c.id, chats.c.paused_at, chats.c.paused_reason))
         return {chat_id: (since, reason) for chat_id, since, reason in rows}
 
@@ -93,11 +94,11 @@ async def test_a_second_pause_keeps_the_time_and_the_reason_unless_it_gives_one(
     first = clock.now()
     for minutes, given, kept in ((0, "complaint", "complaint"), (5, None, "complaint"), (5, "lawyer", "lawyer")):
         clock.move(minutes=minutes)
-        async with database.write(scene.engine) as connection:
-            (told,) = await pauses.pause(connection, ["chat"], reason=given, now=clock.now())
+        async with db.write(scene.engine) as connection:
+            (told,) = await pause.pause(connection, ["chat"], reason=given, now=clock.now())
         assert (told.since, told.reason) == (first, kept)
         assert (await paused(scene))["chat"] == (first, kept)
-        async with database.read(scene.engine) as connection:
+        async with db.read(scene.engine) as connection:
             changed = (await connection.execute(select(chats.c.updated_at))).scalar_one()
         assert changed == (clock.now() if given else first)
     assert told.state is State.ALREADY_PAUSED
@@ -142,13 +143,13 @@ async def test_a_whole_line_is_asked_about_first(live: Scene, settings: dict[str
 async def test_a_line_is_changed_to_its_end_however_many_chats_it_has(
     scene: Scene, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pauses, "BATCH", 4)
+    monkeypatch.setattr(pause, "BATCH", 4)
     for number in range(9):
         await scene.add_chat(f"chat-{number}")
     now = clock.now()
 
-    change = partial(pauses.pause, reason=None, now=now)
-    sizes = [len(batch) async for batch in pauses.change_line(scene.engine, LINE, change)]
+    change = partial(pause.pause, reason=None, now=now)
+    sizes = [len(batch) async for batch in pause.change_line(scene.engine, LINE, change)]
     assert sizes == [4, 4, 1]
     assert all(since == now for since, _ in (await paused(scene)).values())
 
@@ -227,12 +228,12 @@ async def test_a_signal_ends_it_between_two_batches_and_it_says_how_far_it_came(
     numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
     numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < CROWD - 1))
     values = select(literal("chat-") + cast(numbers.c.n, Text), literal(LINE))
-    async with database.write(live.engine) as connection:
+    async with db.write(live.engine) as connection:
         await connection.execute(insert(chats).from_select(["id", "from_number"], values))
 
     async def count_paused() -> int:
-        async with database.read(live.engine) as connection:
-            return (await pauses.count_line(connection, LINE)).paused
+        async with db.read(live.engine) as connection:
+            return (await pause.count_line(connection, LINE)).paused
 
     process = await start("pause", "--line", LINE, "--yes", **settings)
     while not await count_paused():

@@ -8,12 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench import plans, world
 from tests.conftest import START
-from worker import ledger
-from worker.candidates import Due
-from worker.database import read, write
-from worker.eligibility import Rules
-from worker.ledger import Answer, Outcome, Recorded
-from worker.tables import metadata
+from worker.db import read, write
+from worker.db.tables import metadata
+from worker.ledger import attempts
+from worker.ledger.attempts import Recorded
+from worker.outcomes import Answer, Outcome
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import Due
 
 DOCS = Path(__file__).parent.parent / "docs"
 KNOWN = {index.name for table in metadata.tables.values() for index in table.indexes} | {
@@ -46,10 +47,12 @@ async def test_a_claim_and_its_record_read_no_table_from_end_to_end(engine: Asyn
     async with write(engine) as connection:
         ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
         with plans.watched(connection) as claiming:
-            claims = await ledger.claim(connection, due, run_id="run", day=day, now=START, among=ids, at_most=20)
+            claims = await attempts.claim(connection, due, run_id="run", day=day, now=START, among=ids, at_most=20)
         done = Answer(outcome=Outcome.SHARED, http_status=202)
         with plans.watched(connection) as recording:
-            await ledger.record(connection, [Recorded(claim=claim, answer=done, finished_at=START) for claim in claims])
+            await attempts.record(
+                connection, [Recorded(claim=claim, answer=done, finished_at=START) for claim in claims]
+            )
     assert len(ids) == 40
     assert [claim.chat_id for claim in claims] == ids[:20]
     assert claiming
@@ -65,7 +68,7 @@ async def test_a_claim_does_not_read_the_attempts_of_a_day_that_has_just_begun(e
     async with write(engine) as connection:
         ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
         with plans.watched(connection) as claiming:
-            await ledger.claim(connection, due, run_id="run", day=START.date(), now=START, among=ids, at_most=20)
+            await attempts.claim(connection, due, run_id="run", day=START.date(), now=START, among=ids, at_most=20)
     told = "\n".join(line for statement in claiming for line in statement)
     looked_up = LOOK_UP.findall(told)
     assert len(looked_up) in {2, 4}  # SQLite asks once, PostgreSQL before and under the lock

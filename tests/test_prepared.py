@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.conftest import START
 from tests.databases import end_the_workers
 from tests.scene import until
-from worker import database, prepared
-from worker.listed import TextList, is_one_of
-from worker.tables import chats
+from worker import db, prepared
+from worker.db.tables import chats
+from worker.db.text_list import TextList, is_one_of
 
 IDS = ["a", 'with "quotes" and \\', "ünï, {code}", "d%s %(name)s", "NULL", " \n\t", '\\"']
 
@@ -24,8 +24,8 @@ IDS = ["a", 'with "quotes" and \\', "ünï, {code}", "d%s %(name)s", "NULL", " \
 @pytest.fixture
 async def engine(copied_postgresql: str) -> AsyncIterator[AsyncEngine]:
     """PostgreSQL, with chats that were last written to an hour apart."""
-    async with database.opened(database.parse_url(copied_postgresql)) as engine:
-        async with database.write(engine) as connection:
+    async with db.opened(db.parse_url(copied_postgresql)) as engine:
+        async with db.write(engine) as connection:
             for number, chat_id in enumerate(IDS):
                 at = START + timedelta(hours=number)
                 await connection.execute(chats.insert().values(id=chat_id, from_number="+1", last_outbound_at=at))
@@ -61,7 +61,7 @@ async def test_the_rows_are_those_that_sqlalchemy_gives_with_new_values_each_tim
     asked += [usual | {"among": IDS[1:3]}, usual | {"among": []}, usual | {"service": "SMS"}]
     elsewhere = timezone(timedelta(hours=5))
     asked += [usual | {"before": (START + timedelta(hours=hours)).astimezone(elsewhere)} for hours in range(3)]
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         for values in asked:
             expected = (await connection.execute(statement, values)).all()
             assert await prepared.fetch(connection, statement, values) == expected, values
@@ -72,7 +72,7 @@ async def test_the_rows_are_those_that_sqlalchemy_gives_with_new_values_each_tim
 
 async def test_a_time_without_a_zone_is_refused_as_ever(engine: AsyncEngine) -> None:
     values = {"among": IDS, "before": START.replace(tzinfo=None), "service": None, "at_most": 1}
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         with pytest.raises(ValueError, match="needs its zone"):
             await prepared.fetch(connection, written_before(), values)
 
@@ -81,29 +81,29 @@ async def test_it_belongs_to_the_transaction_around_it(engine: AsyncEngine) -> N
     statement = renamed()
 
     async def rename(old: str, new: str, *, fail: bool) -> None:
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await prepared.execute(connection, statement, {"old": old, "new": new})
             if fail:
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await rename("a", "b", fail=True)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert (await connection.execute(select(chats.c.id).where(chats.c.id.in_(["a", "b"])))).scalars().all() == ["a"]
     await rename("a", "b", fail=False)
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert (await connection.execute(select(chats.c.id).where(chats.c.id.in_(["a", "b"])))).scalars().all() == ["b"]
 
 
 async def test_what_the_database_refuses_is_sqlalchemys_error_and_the_connection_stays(engine: AsyncEngine) -> None:
     statement = renamed()
     with pytest.raises(IntegrityError) as refused:
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await prepared.execute(connection, statement, {"old": "a", "new": IDS[1]})
     assert isinstance(refused.value.orig, psycopg.errors.UniqueViolation)
     assert not refused.value.connection_invalidated
-    assert not database.is_passing(refused.value)
-    async with database.write(engine) as connection:
+    assert not db.is_passing(refused.value)
+    async with db.write(engine) as connection:
         await prepared.execute(connection, statement, {"old": "a", "new": "b"})
 
 
@@ -114,7 +114,7 @@ async def test_a_connection_that_the_server_ended_is_a_fault_that_passes(
     values = {"among": IDS, "before": START + timedelta(hours=9), "service": None, "at_most": 10}
 
     async def ask_twice() -> None:
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await prepared.fetch(connection, statement, values)
             with psycopg.connect(copied_postgresql, autocommit=True) as admin:
                 end_the_workers(admin)
@@ -124,8 +124,8 @@ async def test_a_connection_that_the_server_ended_is_a_fault_that_passes(
         await ask_twice()
     assert "terminating connection" in str(lost.value)
     assert lost.value.connection_invalidated
-    assert database.is_passing(lost.value)
-    async with database.write(engine) as connection:
+    assert db.is_passing(lost.value)
+    async with db.write(engine) as connection:
         assert len(await prepared.fetch(connection, statement, values)) == len(IDS)
 
 
@@ -137,7 +137,7 @@ async def test_what_is_broken_off_leaves_no_connection_in_the_middle_of_a_statem
     processes: list[int] = []
 
     async def rename_both() -> None:
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             processes.append((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
             await prepared.execute(connection, statement, {"old": IDS[1], "new": "half"})
             await prepared.execute(connection, statement, {"old": "a", "new": "b"})
@@ -152,7 +152,7 @@ async def test_what_is_broken_off_leaves_no_connection_in_the_middle_of_a_statem
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert set((await connection.execute(select(chats.c.id))).scalars()) == set(IDS)
     await rename_both()
     assert processes[0] != processes[1]
@@ -165,7 +165,7 @@ async def test_whoever_listens_to_the_engine_hears_of_it(engine: AsyncEngine) ->
     def hear(_connection: object, _cursor: object, statement: str, parameters: object, *_rest: object) -> None:
         heard.append((statement, parameters))
 
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await prepared.execute(connection, renamed(), {"old": "a", "new": "b"})
     ((statement, parameters),) = heard
     assert statement.startswith("UPDATE chats SET id=")
@@ -174,7 +174,7 @@ async def test_whoever_listens_to_the_engine_hears_of_it(engine: AsyncEngine) ->
 
 async def test_a_statement_is_kept_only_as_long_as_somebody_may_execute_it(engine: AsyncEngine) -> None:
     """A service makes a pass a day for years, each with statements of its own, over the same connection."""
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         for _ in range(50):
             await prepared.execute(connection, renamed(), {"old": "a", "new": "a"})
         gc.collect()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, finish, share_worker, start
 from tests.scene import Scene, until
-from worker import database
+from worker import db
 from worker.clock import SystemClock
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
@@ -42,7 +42,7 @@ def settings(crowd: Scene, database_url: str) -> dict[str, str]:
 
 async def age_claims(scene: Scene) -> None:
     """Let the claims of killed workers grow old, in the ledger's own terms."""
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.exec_driver_sql(
             "UPDATE share_attempts SET claimed_at = '2026-01-01 00:00:00.000000' WHERE outcome = 'claimed'"
         )
@@ -126,7 +126,7 @@ async def test_whatever_holds_it_up_it_ends_soon_after_its_drain(
     copied_postgresql: str, crowd: Scene, settings: dict[str, str]
 ) -> None:
     """A database that hangs: the server lives, the statement never ends."""
-    async with database.opened(database.parse_url(copied_postgresql)) as engine:
+    async with db.opened(db.parse_url(copied_postgresql)) as engine:
         scene = Scene(engine=engine, account=crowd.account, base_url=crowd.base_url, clock=crowd.clock)
         await scene.know(*crowd.account.chats.values())
         settings |= {"DATABASE_URL": copied_postgresql, "SHARE_DRAIN_SECONDS": "1"}

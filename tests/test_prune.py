@@ -16,10 +16,12 @@ from tests.commands import answered, finish, one_line, seen, share_worker, start
 from tests.conftest import START, HandClock
 from tests.scene import Scene
 from tests.test_eligibility import add, attempt, row, verdicts
-from worker import database, ledger, prune
-from worker.eligibility import Rules
-from worker.prune import Removed, latest_allowed, make_plan, remove
-from worker.tables import UtcTime, chats, contact_cards, runs, share_attempts
+from worker import db
+from worker.db.tables import UtcTime, chats, contact_cards, runs, share_attempts
+from worker.ledger import prune
+from worker.ledger.prune import Removed, latest_allowed, make_plan, remove
+from worker.ledger.runs import has_run_before, has_run_on, is_done, last_completed, running_workers
+from worker.rules.eligibility import Rules
 
 DAY = timedelta(days=1)
 ZONES = [ZoneInfo(name) for name in ("UTC", "Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago")]
@@ -42,19 +44,19 @@ def run_row(run_id: str, day: date, started_at: datetime, **changes: object) -> 
 
 async def history(engine: AsyncEngine) -> list[tuple[str, date, str]]:
     """What the ledger still holds."""
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         columns = (share_attempts.c.chat_id, share_attempts.c.share_day, share_attempts.c.outcome)
         found = await connection.execute(select(*columns).order_by(*columns))
         return [(chat_id, day, outcome) for chat_id, day, outcome in found]
 
 
 async def run_ids(engine: AsyncEngine) -> list[str]:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         return list((await connection.execute(select(runs.c.id).order_by(runs.c.id))).scalars())
 
 
 async def empty(engine: AsyncEngine) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         for table in (chats, contact_cards, share_attempts, runs):
             await connection.execute(delete(table))
 
@@ -86,7 +88,7 @@ async def future(engine: AsyncEngine, rules: Rules, now: datetime) -> list[dict[
     """Every chat's verdict today and on the days to come, as long as anything that was could matter."""
     moments = [now + timedelta(hours=hours) for hours in (0, 1, 9, 18)]
     moments += [now + days * DAY for days in range(1, rules.every_days + 3)]
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         return [await verdicts(connection, rules, moment) for moment in moments]
 
 
@@ -102,7 +104,7 @@ async def test_no_verdict_changes_by_a_prune_today_or_later(engine: AsyncEngine,
         await add(engine, [row(name) for name in names], attempts)
         before = latest_allowed(rules, now) - random.choice((0, 0, 1, 9)) * DAY
         foretold = await future(engine, rules, now)
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             plan = await make_plan(connection, rules, before)
         removed = await remove(engine, rules, before, clock=HandClock(now), stop=asyncio.Event())
         assert await future(engine, rules, now) == foretold, (rules, now, before)
@@ -127,7 +129,7 @@ async def test_what_counts_toward_the_cap_is_kept_and_said(engine: AsyncEngine, 
     await add(engine, [row("chat")], attempts)
     rules = Rules(max_per_chat=8)
     before = latest_allowed(rules, clock.now())
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert await verdicts(connection, rules, clock.now()) == {"chat": "cap_reached"}
         plan = await make_plan(connection, rules, before)
     (kept,) = plan.kept
@@ -135,7 +137,7 @@ async def test_what_counts_toward_the_cap_is_kept_and_said(engine: AsyncEngine, 
     assert kept.why == "they count toward SHARE_MAX_PER_CHAT, which is 8"
     await remove(engine, rules, before, clock=clock, stop=asyncio.Event())
     assert {outcome for _, _, outcome in await history(engine)} == {"shared", "unknown"}
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         assert await verdicts(connection, rules, clock.now()) == {"chat": "cap_reached"}
 
 
@@ -154,25 +156,22 @@ async def test_the_service_finds_in_the_runs_what_it_found_before(engine: AsyncE
             rows.append(
                 run_row(f"run-{number:02}", at.date(), at, status=status, finished_at=finished, trigger=trigger)
             )
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await connection.execute(insert(runs), rows)
 
         async def asked(now: datetime = now) -> list[object]:
-            async with database.read(engine) as connection:
+            async with db.read(engine) as connection:
                 return [
-                    await ledger.last_completed(connection),
-                    *[await ledger.is_done(connection, now.date() - back * DAY) for back in (0, 1)],
-                    *[await ledger.has_run_on(connection, now.date() - back * DAY) for back in (0, 1)],
-                    *[
-                        await ledger.has_run_before(connection, now - hours * timedelta(hours=1))
-                        for hours in (0, 20, 33)
-                    ],
-                    sorted(await ledger.running_workers(connection)),
+                    await last_completed(connection),
+                    *[await is_done(connection, now.date() - back * DAY) for back in (0, 1)],
+                    *[await has_run_on(connection, now.date() - back * DAY) for back in (0, 1)],
+                    *[await has_run_before(connection, now - hours * timedelta(hours=1)) for hours in (0, 20, 33)],
+                    sorted(await running_workers(connection)),
                 ]
 
         known = await asked()
         before = latest_allowed(rules, now)
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             plan = await make_plan(connection, rules, before)
         removed = await remove(engine, rules, before, clock=HandClock(now), stop=asyncio.Event())
         assert await asked() == known
@@ -191,7 +190,7 @@ async def many(engine: AsyncEngine, now: datetime, *, attempts: int) -> date:
     numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
     numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < attempts // 4 - 1))
     names = ["chat_id", "share_day", "sequence", "outcome", "run_id", "claimed_at"]
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         for day in days:
             chat_id = literal("chat-") + cast(numbers.c.n, Text)
             values = (literal(day), literal(0), literal("shared"), literal("run"), literal(now - 10 * DAY, UtcTime()))
@@ -249,7 +248,7 @@ async def old(live: Scene) -> Scene:
     now = datetime.now(UTC)
     ago = [now - days * DAY for days in (1, 100, 200, 300)]
     await live.add_chat("chat")
-    async with database.write(live.engine) as connection:
+    async with db.write(live.engine) as connection:
         await connection.execute(insert(share_attempts), [attempt("chat", at.date(), "shared", at) for at in ago])
         await connection.execute(insert(runs), [run_row(f"run-{at.date()}", at.date(), at) for at in ago])
     return live
@@ -318,7 +317,7 @@ async def test_what_is_no_date_is_refused() -> None:
 
 
 async def count_old(engine: AsyncEngine) -> int:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         old = select(func.count()).where(share_attempts.c.chat_id.like("chat-%"))
         return int((await connection.execute(old)).scalar_one())
 

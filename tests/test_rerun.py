@@ -9,14 +9,14 @@ from sqlalchemy import Date, bindparam, text
 
 from tests.conftest import HandClock
 from tests.scene import LINE, Scene
-from worker import database
-from worker.eligibility import Again, Rules, Verdict
-from worker.ledger import Outcome, RunStatus
-from worker.pace import Limits
-from worker.rerun import Choice, Plan, Selection
+from worker import db
+from worker.db.tables import UtcTime, chats
+from worker.outcomes import Outcome, RunStatus
+from worker.rules.eligibility import Again, Rules, Verdict
+from worker.sharing.limits import Limits
+from worker.sharing.rerun import Choice, Plan, Selection
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
-from worker.tables import UtcTime, chats
 
 OTHER = "+15550100002"
 EVERYONE = Selection(outcomes=[Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT])
@@ -55,7 +55,7 @@ async def attempted(scene: Scene, outcome: str, *, minutes: int = 90) -> None:
         " SELECT id, :day, 0, :outcome, 'before', :then FROM chats"
     ).bindparams(bindparam("day", type_=Date()), bindparam("then", type_=UtcTime()))
     then = scene.clock.now() - timedelta(minutes=minutes)
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.execute(statement, {"day": then.date(), "then": then, "outcome": outcome})
 
 
@@ -224,7 +224,7 @@ async def test_chats_are_selected_by_their_latest_attempt(scene: Scene) -> None:
 async def test_named_chats_that_are_not_selected_are_told_with_the_reason(scene: Scene) -> None:
     await rejected(scene, "refused", "gone")
     await scene.add_chat("new")
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.execute(text("DELETE FROM chats WHERE id = 'gone'"))
     named = ["refused", "new", "gone", "never"]
     plan = await scene.plan(Selection(chat_ids=named, outcomes=[Outcome.UNKNOWN]))
@@ -255,7 +255,7 @@ async def test_a_plan_larger_than_a_window_is_made_to_its_end(scene: Scene) -> N
     await scene.know(*scene.account.chats.values())
     await attempted(scene, "rejected")
     plan = await scene.plan(EVERYONE)
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         paused = chats.update().where(chats.c.id.in_(ids[100:800])).values(paused_at=scene.clock.now())
         await connection.execute(paused)
     result = await scene.rerun(plan)
@@ -272,7 +272,7 @@ async def test_two_admins_at_once_make_one_call(scene: Scene, database_url: str)
     await unknown(scene, *ids[:8])
     await rejected(scene, *ids[8:])
     plans = [await scene.plan(EVERYONE, force=True) for _ in range(2)]
-    async with database.opened(database.parse_url(database_url)) as other:
+    async with db.opened(db.parse_url(database_url)) as other:
         results = await asyncio.gather(
             scene.rerun(plans[0], force=True, limits=Limits(concurrency=3, per_second=0)),
             scene.rerun(plans[1], force=True, limits=Limits(concurrency=3, per_second=0), engine=other),
@@ -336,7 +336,7 @@ async def test_a_pass_and_a_rerun_at_once_make_one_call(scene: Scene, database_u
     plan = await scene.plan(EVERYONE)
     assert len(plan.sequences) == len(ids)
     slowly = Limits(concurrency=3, per_second=0)
-    async with database.opened(database.parse_url(database_url)) as other:
+    async with db.opened(db.parse_url(database_url)) as other:
         await asyncio.gather(scene.rerun(plan, limits=slowly), scene.one_pass(limits=slowly, engine=other))
     assert sorted(scene.called()) == ids
     assert [(attempt.sequence, attempt.outcome) for attempt in await scene.attempts()] == [(0, "shared")] * len(ids)

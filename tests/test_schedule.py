@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from worker.schedule import Schedule
+from worker.rules.schedule import Schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -14,19 +14,18 @@ from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
 from tests.scene import Scene, until
-from worker import database
-from worker.eligibility import Rules
-from worker.heartbeat import Heartbeat
-from worker.ledger import RunStatus, Trigger
-from worker.metrics import Metrics
-from worker.pace import Limits
-from worker.schedule import Schedule
-from worker.scheduler import CrontabTrigger, Scheduler, look_around, timers
-from worker.share_pass import PassResult
+from worker import db
+from worker.db.tables import runs
+from worker.outcomes import PassResult, RunStatus, Trigger
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
+from worker.service.heartbeat import Heartbeat
+from worker.service.metrics import Metrics
+from worker.service.scheduler import CrontabTrigger, Scheduler, look_around, timers
+from worker.sharing.limits import Limits
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import runs
 
 MORNING = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)
 
@@ -52,7 +51,7 @@ class Keeper:
 
     async def passes(self) -> list[tuple[str, str]]:
         """What started each pass so far, and how it ended."""
-        async with database.read(self.scene.engine) as connection:
+        async with db.read(self.scene.engine) as connection:
             rows = await connection.execute(select(runs.c.trigger, runs.c.status).order_by(runs.c.started_at))
             return [(trigger, status) for trigger, status in rows]
 
@@ -278,7 +277,7 @@ async def test_a_pass_that_ends_only_after_midnight_does_not_cost_the_new_day(ke
     assert keeper.counted("skipped") == 0
     await keeper.wait(seconds=15)
     assert await keeper.passes() == [("catch_up", "completed"), ("schedule", "completed")]
-    async with database.read(keeper.scene.engine) as connection:
+    async with db.read(keeper.scene.engine) as connection:
         days = list((await connection.execute(select(runs.c.share_day).order_by(runs.c.started_at))).scalars())
     assert [day.day for day in days] == [10, 11]
 
@@ -402,14 +401,14 @@ async def test_told_to_stop_it_starts_nothing_more(keep: MakeKeeper) -> None:
 async def test_an_unreachable_database_is_a_failed_fire_and_still_owed(keep: MakeKeeper, engine: AsyncEngine) -> None:
     keeper = keep()
     await keeper.scene.add_chat("chat")
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.exec_driver_sql("ALTER TABLE runs RENAME TO runs_away")
     keeper.clock.move(hours=2)
     with capture_logs() as logs:
         await keeper.look()
     assert [line["event"] for line in logs] == ["schedule.failed"]
     assert keeper.counted("failed") == 1
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.exec_driver_sql("ALTER TABLE runs_away RENAME TO runs")
     await keeper.wait(seconds=15)
     assert await keeper.passes() == [("catch_up", "completed")]
@@ -539,11 +538,11 @@ async def test_a_first_look_without_a_database_is_made_up_for(keep: MakeKeeper, 
     await before.wait(minutes=30)
     before.clock.move(days=1, hours=23)  # the 12th, before its time; nobody served on the 11th
     keeper = keep()
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.exec_driver_sql("ALTER TABLE runs RENAME TO runs_away")
     await keeper.look()
     assert keeper.counted("missed") == 0
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.exec_driver_sql("ALTER TABLE runs_away RENAME TO runs")
     await keeper.wait(seconds=15)
     assert keeper.counted("missed") == 1

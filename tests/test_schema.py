@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import share_worker
 from tests.databases import plain
-from worker import database
+from worker import db
+from worker.db.tables import chats, metadata
 from worker.errors import DatabaseError, SchemaError, UsageError
-from worker.tables import chats, metadata
 
 WHEN = datetime(2026, 3, 10, 9, 30, 15, 123456, tzinfo=timezone(timedelta(hours=2)))
 
@@ -33,9 +33,9 @@ def _differences(connection: Connection) -> list[object]:
 
 
 async def test_the_migrations_make_what_the_models_say(empty_database: str) -> None:
-    async with database.opened(database.parse_url(empty_database), create=True) as engine:
-        await database.migrate(engine)
-        async with database.read(engine) as connection:
+    async with db.opened(db.parse_url(empty_database), create=True) as engine:
+        await db.migrate(engine)
+        async with db.read(engine) as connection:
             assert await connection.run_sync(_differences) == []
             keys = await connection.run_sync(lambda sync: inspect(sync).get_pk_constraint("share_attempts"))
             assert keys["constrained_columns"] == ["chat_id", "share_day", "sequence"]
@@ -47,37 +47,37 @@ async def test_the_migrations_make_what_the_models_say(empty_database: str) -> N
 
 async def test_the_newest_migration_is_the_one_the_code_expects(empty_database: str) -> None:
     async with (
-        database.opened(database.parse_url(empty_database), create=True) as engine,
+        db.opened(db.parse_url(empty_database), create=True) as engine,
         engine.connect() as connection,
     ):
-        config = await connection.run_sync(database.alembic_config)
-    assert ScriptDirectory.from_config(config).get_heads() == [database.HEAD]
+        config = await connection.run_sync(db.alembic_config)
+    assert ScriptDirectory.from_config(config).get_heads() == [db.HEAD]
 
 
 async def test_down_and_up_again_works_with_data_in_the_tables(engine: AsyncEngine) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(insert(chats).values(id="chat", from_number="+15550100001"))
-        await connection.run_sync(lambda sync: command.downgrade(database.alembic_config(sync), "base"))
+        await connection.run_sync(lambda sync: command.downgrade(db.alembic_config(sync), "base"))
         tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
         assert tables == ["alembic_version"]
-    assert await database.migrate(engine) is True
-    async with database.read(engine) as connection:
+    assert await db.migrate(engine) is True
+    async with db.read(engine) as connection:
         assert (await connection.execute(select(chats))).all() == []
         assert await connection.run_sync(_differences) == []
 
 
 async def test_migrating_twice_changes_nothing_the_second_time(empty_database: str) -> None:
-    async with database.opened(database.parse_url(empty_database), create=True) as engine:
-        assert await database.migrate(engine) is True
-        assert await database.migrate(engine) is False
+    async with db.opened(db.parse_url(empty_database), create=True) as engine:
+        assert await db.migrate(engine) is True
+        assert await db.migrate(engine) is False
 
 
 async def test_two_processes_that_migrate_at_once_both_succeed(empty_database: str) -> None:
-    url = database.parse_url(empty_database)
-    async with database.opened(url, create=True) as one, database.opened(url, create=True) as other:
-        changed = await asyncio.gather(database.migrate(one), database.migrate(other), database.migrate(one))
+    url = db.parse_url(empty_database)
+    async with db.opened(url, create=True) as one, db.opened(url, create=True) as other:
+        changed = await asyncio.gather(db.migrate(one), db.migrate(other), db.migrate(one))
         assert sorted(changed) == [False, False, True]
-        await database.require_current_schema(other)
+        await db.require_current_schema(other)
 
 
 @pytest.mark.parametrize("_attempt", range(2))
@@ -91,9 +91,9 @@ async def test_processes_that_start_at_once_on_nothing_make_one_database(tmp_pat
 
 
 async def test_times_are_kept_in_utc_and_come_back_aware(engine: AsyncEngine) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(insert(chats).values(id="chat", from_number="+15550100001", last_outbound_at=WHEN))
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         row = (await connection.execute(select(chats))).one()
     assert row.last_outbound_at == WHEN
     assert row.last_outbound_at.tzinfo is UTC
@@ -103,7 +103,7 @@ async def test_times_are_kept_in_utc_and_come_back_aware(engine: AsyncEngine) ->
 async def test_a_time_without_a_zone_is_refused(engine: AsyncEngine) -> None:
     naive = WHEN.replace(tzinfo=None)
     with pytest.raises(Exception, match="a time needs its zone"):
-        async with database.write(engine) as connection:
+        async with db.write(engine) as connection:
             await connection.execute(insert(chats).values(id="chat", from_number="+1", last_outbound_at=naive))
 
 
@@ -113,22 +113,22 @@ async def test_a_time_without_a_zone_is_refused(engine: AsyncEngine) -> None:
 async def test_a_partners_own_iso_times_are_read_in_sqlite(sqlite_template: Path, tmp_path: Path, written: str) -> None:
     file = tmp_path / "partner.db"
     file.write_bytes(sqlite_template.read_bytes())
-    async with database.opened(database.parse_url(f"sqlite:///{file}")) as engine:
-        async with database.write(engine) as connection:
+    async with db.opened(db.parse_url(f"sqlite:///{file}")) as engine:
+        async with db.write(engine) as connection:
             await connection.execute(
                 text("INSERT INTO chats (id, from_number, last_outbound_at) VALUES ('chat', '+1', :at)"),
                 {"at": written},
             )
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             row = (await connection.execute(select(chats))).one()
     assert row.last_outbound_at == datetime(2026, 3, 10, 7, 30, 15, tzinfo=UTC)
 
 
 async def test_a_new_sqlite_file_is_for_its_owner_only_and_durable(tmp_path: Path) -> None:
     file = tmp_path / "new.db"
-    async with database.opened(database.parse_url(f"sqlite:///{file}"), create=True) as engine:
-        await database.migrate(engine)
-        async with database.write(engine) as connection:
+    async with db.opened(db.parse_url(f"sqlite:///{file}"), create=True) as engine:
+        await db.migrate(engine)
+        async with db.write(engine) as connection:
             await connection.execute(insert(chats).values(id="chat", from_number="+15550100001"))
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("new.db*")}
             pragmas = [
@@ -141,11 +141,11 @@ async def test_a_new_sqlite_file_is_for_its_owner_only_and_durable(tmp_path: Pat
 
 
 async def test_postgresql_commits_durably_even_where_the_server_would_not(empty_postgresql: str) -> None:
-    url = database.parse_url(empty_postgresql)
-    async with database.opened(url) as engine, engine.connect() as connection:
+    url = db.parse_url(empty_postgresql)
+    async with db.opened(url) as engine, engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text(f"ALTER DATABASE {url.database} SET synchronous_commit = off"))
-    async with database.opened(url) as engine, database.read(engine) as connection:
+    async with db.opened(url) as engine, db.read(engine) as connection:
         assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "on"
 
 
@@ -165,36 +165,36 @@ async def test_a_database_that_cannot_hold_every_word_of_linqs_is_refused(postgr
 
 
 async def test_a_schema_newer_than_the_code_is_refused_in_one_line(engine: AsyncEngine) -> None:
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaError, match=r"is at 9999, newer than this version's .*; run a newer share-worker$"):
-        await database.migrate(engine)
+        await db.migrate(engine)
     with pytest.raises(SchemaError, match="newer"):
-        await database.require_current_schema(engine)
+        await db.require_current_schema(engine)
 
 
 async def test_a_table_of_somebody_elses_is_left_alone(empty_database: str) -> None:
-    async with database.opened(database.parse_url(empty_database), create=True) as engine:
-        async with database.write(engine) as connection:
+    async with db.opened(db.parse_url(empty_database), create=True) as engine:
+        async with db.write(engine) as connection:
             await connection.execute(text("CREATE TABLE chats (id TEXT, mine TEXT)"))
             await connection.execute(text("INSERT INTO chats VALUES ('1', 'precious')"))
         with pytest.raises(SchemaError, match="already has a table that the worker wants to make"):
-            await database.migrate(engine)
-        async with database.read(engine) as connection:
+            await db.migrate(engine)
+        async with db.read(engine) as connection:
             assert (await connection.execute(text("SELECT mine FROM chats"))).scalars().all() == ["precious"]
-        assert await database.schema_revision(engine) is None
+        assert await db.schema_revision(engine) is None
 
 
 async def test_a_database_that_was_never_migrated_says_what_to_do(empty_database: str) -> None:
-    async with database.opened(database.parse_url(empty_database), create=True) as engine:
+    async with db.opened(db.parse_url(empty_database), create=True) as engine:
         with pytest.raises(SchemaError, match="run 'share-worker migrate'"):
-            await database.require_current_schema(engine)
+            await db.require_current_schema(engine)
 
 
 async def test_a_missing_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> None:
     file = tmp_path / "none.db"
     with pytest.raises(DatabaseError, match=r"does not exist; 'share-worker migrate' makes it"):
-        async with database.opened(database.parse_url(f"sqlite:///{file}")):
+        async with db.opened(db.parse_url(f"sqlite:///{file}")):
             pass
     assert not file.exists()
 
@@ -216,24 +216,24 @@ async def test_a_missing_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> N
 )
 def test_a_wrong_database_url_is_refused_without_showing_it(url: str, sign: str) -> None:
     with pytest.raises(UsageError, match=sign) as caught:
-        database.parse_url(url)
+        db.parse_url(url)
     assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_common_spelling_of_a_postgresql_url_is_taken(name: str) -> None:
-    url = database.parse_url(f"{name}://user:secret@host:5433/db?sslmode=require")
+    url = db.parse_url(f"{name}://user:secret@host:5433/db?sslmode=require")
     assert (url.drivername, url.host, url.port, url.query["sslmode"]) == ("postgresql+psycopg", "host", 5433, "require")
-    assert database.shown(url) == "postgresql://user:***@host:5433/db"
+    assert db.shown(url) == "postgresql://user:***@host:5433/db"
 
 
 async def test_a_foreign_file_is_reported_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "letter.db"
     file.write_text("Dear reader, this is no database. " * 40)
-    url = database.parse_url(f"sqlite:///{file}")
-    with pytest.raises(DatabaseError, match="is not a SQLite database"), database.one_line_errors(url):
-        async with database.opened(url, create=True) as engine:
-            await database.migrate(engine)
+    url = db.parse_url(f"sqlite:///{file}")
+    with pytest.raises(DatabaseError, match="is not a SQLite database"), db.one_line_errors(url):
+        async with db.opened(url, create=True) as engine:
+            await db.migrate(engine)
     assert file.read_text().startswith("Dear reader")
 
 

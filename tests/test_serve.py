@@ -20,13 +20,13 @@ from starlette.routing import Route
 from tests.commands import KEY, Ended, finish, share_worker, start
 from tests.leaks import leak
 from tests.scene import Scene, until
-from worker import database
-from worker.asgi import serving_app
+from worker import db
 from worker.clock import SystemClock
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
 from worker.simulator.server import serving
+from worker.web.server import serving_app
 
 
 class Served:
@@ -161,7 +161,7 @@ async def test_it_is_not_ready_without_its_database_and_says_so(
 ) -> None:
     served: Served = await serve(**later_today())  # type: ignore[misc] # a coroutine of one
     await served.until("serve.started")
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     answer = await served.get("/readyz")
     assert answer.status_code == 503

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.database import parse_url
-from worker.eligibility import Rules
+from worker.db import parse_url
 from worker.errors import UsageError
-from worker.linq import BASE_URL
-from worker.pace import Limits
-from worker.schedule import Schedule
+from worker.linq.client import BASE_URL
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
 from worker.settings import Settings, load, misspelt
+from worker.sharing.limits import Limits
 
 KEY: Final = "planted-key-123"
 PASSWORD: Final = "planted-password-456"

@@ -16,14 +16,14 @@ from tests.conftest import HandClock
 from tests.past import Past
 from tests.relay import relaying
 from tests.scene import LINE, Scene, until
-from worker import database
+from worker import db
 from worker.clock import SystemClock
-from worker.eligibility import Rules
-from worker.ledger import Outcome, RunStatus, Trigger
-from worker.pace import Limits
+from worker.db.tables import chats, contact_cards, runs
+from worker.outcomes import Outcome, RunStatus, Trigger
+from worker.rules.eligibility import Rules
+from worker.sharing.limits import Limits
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
-from worker.tables import chats, contact_cards, runs
 
 OTHER = "+15550100002"
 ONE_AT_A_TIME = Limits(per_second=0, concurrency=1)
@@ -37,7 +37,7 @@ async def add_chats(scene: Scene, count: int, prefix: str = "chat", **changes: s
 
 
 async def chat_row(scene: Scene, chat_id: str) -> dict[str, object]:
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         return dict((await connection.execute(select(chats).where(chats.c.id == chat_id))).mappings().one())
 
 
@@ -143,7 +143,7 @@ async def test_a_run_row_tells_what_the_pass_did(scene: Scene) -> None:
     await add_chats(scene, 3)
     await scene.add_chat("sms", service="SMS")
     result = await scene.one_pass(trigger=Trigger.SCHEDULE)
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         row = (await connection.execute(select(runs))).one()
     assert (row.id, row.trigger, row.status, row.detail) == (result.run_id, "schedule", "completed", None)
     assert (row.share_day, row.started_at) == (date(2026, 3, 10), result.started_at)
@@ -170,7 +170,7 @@ async def test_a_pass_settles_the_claims_of_dead_workers_and_says_how_many(scene
 
 
 async def test_a_database_that_will_not_get_well_by_itself_is_not_waited_for(scene: Scene) -> None:
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.run_sync(contact_cards.drop)
     result = await scene.one_pass()
     assert result.status is RunStatus.FAILED
@@ -194,7 +194,7 @@ async def test_the_runs_of_processes_that_are_no_more_are_closed_and_of_others_n
     for name, worker in workers.items():
         await past.run(name, scene.clock.now(), worker=worker, status="running", finished_at=None, tally=None)
     await scene.one_pass()
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         rows = (await connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(workers)))).all()
     assert dict(rows) == {
         "of this process, before": "failed",
@@ -214,7 +214,7 @@ async def test_the_cards_are_read_in_one_call_and_stored_before_anyone_is_called
     await scene.add_chat("other", from_number=OTHER)
     result = await scene.one_pass()
     assert scene.account.requests["list_cards"] == 1
-    async with database.read(scene.engine) as connection:
+    async with db.read(scene.engine) as connection:
         stored = (await connection.execute(select(contact_cards))).all()
     assert {(row.phone_number, row.first_name, row.is_active) for row in stored} == {
         (LINE, "Acme", True),
@@ -627,7 +627,7 @@ async def test_the_claims_of_a_dead_worker_are_settled_by_the_next_pass(scene: S
     await scene.add_chat("chat")
     await scene.add_chat("dead")
     await scene.one_pass(limits=Limits(per_second=0, at_most=1))
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.exec_driver_sql("UPDATE share_attempts SET outcome = 'claimed'")
     scene.clock.move(minutes=20)
     await scene.one_pass()
@@ -704,7 +704,7 @@ async def test_what_is_not_due_any_more_is_passed_over_in_leaps(scene: Scene) ->
     scene.account.add_fault(Fault(path="share", delay_seconds=0.2))
     going = asyncio.create_task(scene.one_pass(limits=ONE_AT_A_TIME))
     await until(lambda: len(scene.called()) == 1)
-    async with database.write(scene.engine) as connection:
+    async with db.write(scene.engine) as connection:
         await connection.execute(chats.update().where(chats.c.id != ids[0]).values(paused_at=scene.clock.now()))
     transactions = 0
 
@@ -724,7 +724,7 @@ async def test_passes_at_once_share_the_work_and_call_nobody_twice(scene: Scene,
     scene.account.add_fault(Fault(path="share", delay_seconds=0.01))
 
     async def worker() -> dict[str, int]:
-        async with database.opened(database.parse_url(database_url)) as own:
+        async with db.opened(db.parse_url(database_url)) as own:
             result = await scene.one_pass(engine=own, limits=Limits(per_second=0, concurrency=5))
         assert result.status is RunStatus.COMPLETED
         assert result.tally is not None

@@ -170,7 +170,7 @@ async def test_a_pipe_that_closes_ends_it_quietly(settings: dict[str, str], word
     assert lines == []
 
 
-A_WORKER = "from worker.cli.shell import read_settings; read_settings(); import worker.serve"
+A_WORKER = "from worker.cli.shell import read_settings; read_settings(); import worker.service.serve"
 
 
 async def printed_by(code: str, settings: dict[str, str]) -> list[str]:

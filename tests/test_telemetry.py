@@ -18,14 +18,14 @@ from sqlalchemy import make_url
 
 from tests.conftest import HandClock
 from tests.scene import LINE
-from worker import database
-from worker.linq import Linq
-from worker.linq_answers import LinqError, PerhapsDone
+from worker import db
+from worker.linq.answers import LinqError, PerhapsDone
+from worker.linq.client import Linq
+from worker.logs import LogFormat, LogLevel, configure_logging, mask_phone_numbers
 from worker.simulator.account import Account
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.telemetry import LogFormat, LogLevel, configure_logging, mask_phone_numbers
 
 KEY: Final = "planted-key-123"
 PASSWORD: Final = "planted-password-456"
@@ -420,12 +420,12 @@ async def test_a_days_work_at_the_level_debug_shows_no_secret_and_no_number(
         except LinqError as error:
             log.exception("failed", error=error)
     for url in (f"sqlite:///{tmp_path / 'worker.db'}", postgresql_with_password):
-        async with database.opened(database.parse_url(url), create=True) as engine:
-            assert await database.migrate(engine)
+        async with db.opened(db.parse_url(url), create=True) as engine:
+            assert await db.migrate(engine)
     wrong = postgresql_with_password.replace("://", "://nobody-")
-    async with database.opened(database.parse_url(wrong.rpartition("/")[0] + "/no_such_database")) as engine:
+    async with db.opened(db.parse_url(wrong.rpartition("/")[0] + "/no_such_database")) as engine:
         try:
-            await database.migrate(engine)
+            await db.migrate(engine)
         except Exception:
             log.exception("failed again")
     captured = capfd.readouterr()

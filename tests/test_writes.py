@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.databases import end_the_workers
 from tests.due import add_card, add_chats, answered, claim_on
-from worker import database
-from worker.ledger import Claim, Outcome
-from worker.tables import chats
+from worker import db
+from worker.db.tables import chats
+from worker.outcomes import Claim, Outcome
 from worker.writes import PLANS, Writes
 
 
@@ -30,12 +30,12 @@ async def writes(engine: AsyncEngine) -> AsyncIterator[Writes]:
 @pytest.fixture
 async def on_postgresql(copied_postgresql: str) -> AsyncIterator[tuple[AsyncEngine, Writes]]:
     """PostgreSQL alone, with its engine."""
-    async with database.opened(database.parse_url(copied_postgresql)) as engine, aclosing(Writes(engine)) as writes:
+    async with db.opened(db.parse_url(copied_postgresql)) as engine, aclosing(Writes(engine)) as writes:
         yield engine, writes
 
 
 async def ids(engine: AsyncEngine) -> list[str]:
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         return list((await connection.execute(select(chats.c.id).order_by(chats.c.id))).scalars())
 
 
@@ -81,7 +81,7 @@ async def test_each_transaction_is_committed_or_undone_by_itself(engine: AsyncEn
 async def test_between_two_transactions_nobody_else_is_kept_from_writing(engine: AsyncEngine, writes: Writes) -> None:
     async with writes.one() as connection:
         await add_chats(connection, "a")
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await add_chats(connection, "b")
     async with writes.one() as connection:
         await add_chats(connection, "c")
@@ -91,8 +91,8 @@ async def test_between_two_transactions_nobody_else_is_kept_from_writing(engine:
 
 async def test_on_sqlite_a_transaction_has_the_write_lock_before_its_first_statement(tmp_path: Path) -> None:
     file = tmp_path / "worker.db"
-    url = database.parse_url(f"sqlite:///{file}")
-    async with database.opened(url, create=True) as engine, aclosing(Writes(engine)) as writes:
+    url = db.parse_url(f"sqlite:///{file}")
+    async with db.opened(url, create=True) as engine, aclosing(Writes(engine)) as writes:
         with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:
             for _ in range(2):
                 async with writes.one():
@@ -116,15 +116,15 @@ async def test_one_connection_serves_them_all_until_something_fails(
 
 async def test_its_settings_are_nobody_elses_and_are_gone_with_it(on_postgresql: tuple[AsyncEngine, Writes]) -> None:
     engine, writes = on_postgresql
-    async with database.read(engine) as other:
+    async with db.read(engine) as other:
         usual = await settings_of(other)
     assert usual["plan_cache_mode"] == "force_custom_plan"
     async with writes.one() as connection:
         assert await settings_of(connection) == PLANS
-        async with database.read(engine) as other:
+        async with db.read(engine) as other:
             assert await settings_of(other) == usual
     await writes.aclose()
-    async with database.read(engine) as one, database.read(engine) as another:
+    async with db.read(engine) as one, db.read(engine) as another:
         assert await settings_of(one) == await settings_of(another) == usual
 
 
@@ -135,13 +135,13 @@ async def test_a_connection_that_was_cut_off_while_it_lay_idle_costs_no_transact
     first = await process(writes)
     with psycopg.connect(copied_postgresql, autocommit=True) as admin:
         end_the_workers(admin)
-        monkeypatch.setattr(database, "IDLE_SECONDS", 1_000.0)
+        monkeypatch.setattr("worker.db.engine.IDLE_SECONDS", 1_000.0)
         with pytest.raises(OperationalError, match="terminating connection") as lost:
             await process(writes)  # in the midst of work it is not tried before each transaction
-        assert database.is_passing(lost.value)
+        assert db.is_passing(lost.value)
         second = await process(writes)
         end_the_workers(admin)
-        monkeypatch.setattr(database, "IDLE_SECONDS", -1.0)
+        monkeypatch.setattr("worker.db.engine.IDLE_SECONDS", -1.0)
         third = await process(writes)
     assert len({first, second, third}) == 3
 
@@ -188,7 +188,7 @@ async def test_a_plan_made_for_a_short_ledger_looks_up_its_rows_by_key_when_it_h
     """
     engine, writes = on_postgresql
     everyone = [f"chat-{number:04}" for number in range((known or 0) + each * turns)]
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await add_chats(connection, *everyone)
         await add_card(connection)
     claims: list[Claim] = []
@@ -219,7 +219,7 @@ async def test_a_claim_reads_no_further_than_the_last_chat_that_it_wants(
 ) -> None:
     engine, writes = on_postgresql
     everyone = [f"chat-{number:04}" for number in range(2_000)]
-    async with database.write(engine) as connection:
+    async with db.write(engine) as connection:
         await add_chats(connection, *everyone)
         await add_card(connection)
     read: list[int] = []

@@ -29,13 +29,14 @@ from sqlalchemy import insert, select
 from tests.commands import ROOT, environment, share_worker
 from tests.databases import new_database
 from tests.judge import Judge, open_ledger
-from worker.demo import known_chat
-from worker.ledger import STALE_AFTER, Outcome
+from worker.cli.demo import known_chat
+from worker.db.tables import chats, runs, share_attempts
+from worker.ledger.attempts import STALE_AFTER
+from worker.outcomes import Outcome
 from worker.simulator.account import utc_now
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
 from worker.simulator.server import serving
-from worker.tables import chats, runs, share_attempts
 
 CONCURRENCY: Final = 10
 CALLS_A_KILL: Final = 45

@@ -23,27 +23,28 @@ from tests import killed
 from tests.judge import FORCED, Judge, Row, Witnessed, open_ledger
 from tests.lies import Time, WorkerClock
 from tests.trouble import Near, Reach, reaching
-from worker import database
-from worker.calls import FRESH_SECONDS
-from worker.candidates import Request
-from worker.eligibility import LINQ_PAUSE, Rules, source, verdict
-from worker.ledger import Outcome, RunStatus, Trigger
-from worker.linq import Linq
-from worker.pace import Limits
-from worker.rerun import Chosen, Selection, make_plan
-from worker.share_pass import PassResult, run_pass
+from worker import db
+from worker.db import faults
+from worker.db.tables import chats
+from worker.linq.client import Linq
+from worker.outcomes import Outcome, PassResult, RunStatus, Trigger
+from worker.rules.eligibility import LINQ_PAUSE, Rules, source, verdict
+from worker.sharing.calls import FRESH_SECONDS
+from worker.sharing.candidates import Request
+from worker.sharing.limits import Limits
+from worker.sharing.rerun import Chosen, Selection, make_plan
+from worker.sharing.share_pass import run_pass
 from worker.simulator.account import Line
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
-from worker.tables import chats
 
 LINES: Final = ("+15550100001", "+15550100002")
 FRESH: Final = timedelta(seconds=FRESH_SECONDS)
 PATIENCE: Final = 0.15
 """Seconds that a worker waits for an answer, where one is held back."""
 
-BUSY_SECONDS: Final = database.BUSY_SECONDS
+BUSY_SECONDS: Final = faults.BUSY_SECONDS
 LITTLE_PATIENCE: Final = 0.2
 """Seconds that a locked SQLite file is waited for, where it is locked on purpose."""
 
@@ -164,8 +165,8 @@ class World:
 
     async def migrate(self) -> None:
         """Somebody runs `migrate`."""
-        async with database.opened(database.parse_url(self._database_url)) as engine:
-            await database.migrate(engine)
+        async with db.opened(db.parse_url(self._database_url)) as engine:
+            await db.migrate(engine)
 
     # Passes
 
@@ -186,7 +187,7 @@ class World:
             limits = replace(limits, concurrency=1)  # so that nothing is on its way when time stands still
         work = Work(rules, limits, rerun, events=frozenset(events))
         result: PassResult | None = None
-        with mock.patch.object(database, "BUSY_SECONDS", LITTLE_PATIENCE if events & TROUBLE else BUSY_SECONDS):
+        with mock.patch("worker.db.engine.BUSY_SECONDS", LITTLE_PATIENCE if events & TROUBLE else BUSY_SECONDS):
             making = asyncio.create_task(self._do_work(work, lambda: self.error))
             self._armed = [Armed(strike, partial(self._come, strike, making, work)) for strike in strikes]
             try:
@@ -208,8 +209,8 @@ class World:
         """What an admin asks for, by what the ledger says now."""
         self._reruns += 1
         async with (
-            database.opened(database.parse_url(self._database_url)) as engine,
-            database.read(engine) as connection,
+            db.opened(db.parse_url(self._database_url)) as engine,
+            db.read(engine) as connection,
         ):
             plan = await make_plan(connection, rules, selection, self.time.tell(self.error), force=force, shown=0)
         request = Request(by=f"rerun {self._reruns}", reason=FORCED if force else None)
@@ -246,7 +247,7 @@ class World:
             connections=work.limits.concurrency,
             clock=clock,
         )
-        async with database.opened(database.parse_url(self.reach.url)) as engine, linq:
+        async with db.opened(db.parse_url(self.reach.url)) as engine, linq:
 
             @event.listens_for(engine.sync_engine, "commit")
             def on_commit(_connection: object) -> None:
@@ -418,8 +419,8 @@ class World:
         called = {call.chat_id for call in self.judge.share_calls[called_since:]}
         statement = select(chats.c.id, verdict(rules, now)).select_from(source())
         async with (
-            database.opened(database.parse_url(self._database_url)) as engine,
-            database.read(engine) as connection,
+            db.opened(db.parse_url(self._database_url)) as engine,
+            db.read(engine) as connection,
         ):
             verdicts: dict[str, str] = {chat_id: name for chat_id, name in await connection.execute(statement)}  # noqa: C416 -- rows are no plain pairs
         rows = self.judge.rows()

@@ -5,7 +5,7 @@
     |   +-- SchemaError      1  its tables are older or newer than this version needs
     +-- UsageError           2  the command line or a setting is wrong
 
-What a call to Linq can come back with is another family, in `worker.linq`.
+What a call to Linq can come back with is another family, in `worker.linq.answers`.
 """
 
 

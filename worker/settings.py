@@ -23,14 +23,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy import URL
 
 from worker.clock import Clock
-from worker.database import parse_url, shown
-from worker.eligibility import Rules
+from worker.db import parse_url, shown
 from worker.errors import UsageError
-from worker.heartbeat import Heartbeat
-from worker.linq import BASE_URL, Linq
-from worker.pace import Limits
-from worker.schedule import Schedule
-from worker.telemetry import LogFormat, LogLevel
+from worker.linq.client import BASE_URL, Linq
+from worker.logs import LogFormat, LogLevel
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
+from worker.service.heartbeat import Heartbeat
+from worker.sharing.limits import Limits
 
 KEY_MISSING: Final = (
     "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"

@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker import database
+from worker import db
 
 PLANS: Final = {
     "plan_cache_mode": "force_generic_plan",
@@ -30,7 +30,7 @@ PLANS: Final = {
 
 
 class Writes:
-    """Write transactions, each as `database.write` would make it, without what taking a connection costs each time."""
+    """Write transactions, each as `db.write` would make it, without what taking a connection costs each time."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class Writes:
 
         Whatever fails takes the connection with it: the next transaction has a new one.
         """
-        async with database.within(database.WRITE_SECONDS):
+        async with db.within(db.WRITE_SECONDS):
             try:
                 connection = await self._at_hand()
                 async with connection.begin():
@@ -67,9 +67,9 @@ class Writes:
     async def _at_hand(self) -> AsyncConnection:
         on_postgresql = self._engine.dialect.name == "postgresql"
         idle_seconds = time.monotonic() - self._free_since
-        if self._connection is not None and on_postgresql and idle_seconds > database.IDLE_SECONDS:
+        if self._connection is not None and on_postgresql and idle_seconds > db.IDLE_SECONDS:
             try:
-                await self._connection.run_sync(database.ping)
+                await self._connection.run_sync(db.ping)
             except SQLAlchemyError:
                 await self.aclose()
         if self._connection is None:
@@ -78,7 +78,7 @@ class Writes:
                 settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in PLANS.items())
                 await self._connection.exec_driver_sql(f"SELECT {settings}")
                 await self._connection.commit()
-            await self._connection.execution_options(**database.WRITING)
+            await self._connection.execution_options(**db.WRITING)
         return self._connection
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 revision = "0001"
 down_revision = None
 
-# Written out here, not taken from worker.tables: a migration must stay what it was when the tables move on.
+# Written out here, not taken from worker.db.tables: a migration must stay what it was when the tables move on.
 TIME = sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
 CHAT_ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")

@@ -11,9 +11,9 @@ from worker.cli.shell import Json, finish, read_settings, stop_on_signals
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.cards import Fields, LineCard, Verb
     from worker.clock import Clock
-    from worker.linq_answers import Card
+    from worker.linq.answers import Card
+    from worker.linq.card_writer import Fields, LineCard, Verb
     from worker.settings import Settings
 
 cards = typer.Typer(
@@ -88,7 +88,7 @@ def update(
 def _write(
     verb: "Verb", number: str, *, first_name: str | None, last_name: str | None, image_url: str | None, as_json: bool
 ) -> NoReturn:
-    from worker.cards import fields
+    from worker.linq.card_writer import fields
 
     wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
     if wanted.phone_number != number:
@@ -97,9 +97,9 @@ def _write(
 
 
 async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_json: bool) -> int:
-    from worker import report
-    from worker.cards import CardWriter
+    from worker.cli.output import passes
     from worker.clock import SystemClock
+    from worker.linq.card_writer import CardWriter
 
     clock = SystemClock()
     stop = stop_on_signals()
@@ -110,9 +110,9 @@ async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_j
     if written.card is not None:
         await _note(settings, written.card, clock)
     if as_json:
-        report.print_json(asdict(written))
+        passes.print_json(asdict(written))
     elif written.card is not None:
-        report.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
+        passes.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
     if written.problem is None:
         return 0
     raise WorkerError(written.problem + (f"\n{written.advice}" if written.advice else ""))
@@ -120,24 +120,27 @@ async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_j
 
 async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
     """Keep what Linq said of a card where the verdict finds it; the next pass would read it anyway."""
-    from worker import chats, database
+    from worker import db
+    from worker.chats import facts
 
     url = settings.database
     try:
-        with database.one_line_errors(url):
-            async with database.opened(url) as engine:
-                await database.require_current_schema(engine)
-                async with database.write(engine) as connection:
-                    await chats.store_card(connection, card, clock.now())
+        with db.one_line_errors(url):
+            async with db.opened(url) as engine:
+                await db.require_current_schema(engine)
+                async with db.write(engine) as connection:
+                    await facts.store_card(connection, card, clock.now())
     except WorkerError as error:
         _say(f"{error} (so the card is not noted there; the next pass reads it from Linq)")
 
 
 async def _list(settings: "Settings", *, as_json: bool) -> int:
-    from worker import chats, database, report
-    from worker.cards import overview
+    from worker import db
+    from worker.chats import facts
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.linq_answers import LinqError
+    from worker.linq.answers import LinqError
+    from worker.linq.card_writer import overview
 
     try:
         async with settings.linq(SystemClock()) as linq:
@@ -148,26 +151,26 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     url = settings.database
     chats_of = None
     try:
-        with database.one_line_errors(url):
-            async with database.opened(url) as engine:
-                await database.require_current_schema(engine)
-                async with database.read(engine) as connection:
-                    chats_of = await chats.chats_per_line(connection)
+        with db.one_line_errors(url):
+            async with db.opened(url) as engine:
+                await db.require_current_schema(engine)
+                async with db.read(engine) as connection:
+                    chats_of = await facts.chats_per_line(connection)
     except WorkerError as error:
         _say(f"{error} (so the chats are not counted)")
     lines = overview(found, chats_of)
     if as_json:
-        report.print_json({"lines": [asdict(line) for line in lines]})
+        passes.print_json({"lines": [asdict(line) for line in lines]})
     else:
         _print(lines)
     return 0
 
 
 def _print(lines: "list[LineCard]") -> None:
-    from worker import report
-    from worker.cards import repair
-    from worker.columns import print_columns
-    from worker.linq_answers import one_line
+    from worker.cli.output import passes
+    from worker.cli.output.tables import print_columns
+    from worker.linq.answers import one_line
+    from worker.linq.card_writer import repair
 
     print_columns(
         ("line", "card", "chats", "name", "image"),
@@ -184,12 +187,12 @@ def _print(lines: "list[LineCard]") -> None:
         right=("chats",),
     )
     if not lines:
-        report.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
+        passes.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
     for line in lines:
         if line.chats and not (line.card and line.card.is_active):
             many = "1 chat" if line.chats == 1 else f"{line.chats:,} chats"
-            report.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
-            report.print_lines(f"  {repair(line)}")
+            passes.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
+            passes.print_lines(f"  {repair(line)}")
 
 
 def _described(card: "Card") -> str:
@@ -197,7 +200,7 @@ def _described(card: "Card") -> str:
 
 
 def _name(card: "Card") -> str:
-    from worker.linq_answers import one_line
+    from worker.linq.answers import one_line
 
     return one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"
 

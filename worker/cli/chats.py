@@ -22,7 +22,7 @@ from worker.cli.shell import (
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.pauses import State, Told
+    from worker.chats.pause import State, Told
     from worker.settings import Settings
 
 ChatIds = Annotated[
@@ -87,17 +87,17 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
 
 async def _ask(settings: "Settings", verb: str, line: str, *, yes: bool) -> str:
     """The line as the table writes it, once a person has agreed to its number of chats."""
-    from worker import database
-    from worker.pauses import count_line
+    from worker import db
+    from worker.chats.pause import count_line
 
     url = settings.database
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine:
-            await database.require_current_schema(engine)
-            async with database.read(engine) as connection:
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine:
+            await db.require_current_schema(engine)
+            async with db.read(engine) as connection:
                 counts = await count_line(connection, line)
                 if not counts.chats:
-                    from worker.phone_numbers import e164
+                    from worker.linq.phone_numbers import e164
 
                     line = e164(line)
                     counts = await count_line(connection, line)
@@ -119,23 +119,22 @@ async def _work(
     import structlog
     from sqlalchemy.exc import SQLAlchemyError
 
-    from worker import database, pauses
+    from worker import db
+    from worker.chats import pause
     from worker.clock import SystemClock
 
     now = SystemClock().now()
-    change = partial(pauses.pause, reason=reason, now=now) if verb == "pause" else partial(pauses.resume, now=now)
+    change = partial(pause.pause, reason=reason, now=now) if verb == "pause" else partial(pause.resume, now=now)
     url = settings.database
     told: list[Told] = []
-    counts: Counter[pauses.State] = Counter()
+    counts: Counter[pause.State] = Counter()
     broken: SQLAlchemyError | None = None
     complete = False
     stop = stop_on_signals()
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine:
-            await database.require_current_schema(engine)
-            batches = (
-                pauses.change_ids(engine, ids, change) if line is None else pauses.change_line(engine, line, change)
-            )
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine:
+            await db.require_current_schema(engine)
+            batches = pause.change_ids(engine, ids, change) if line is None else pause.change_line(engine, line, change)
             try:
                 async for batch in batches:
                     counts.update(one.state for one in batch)
@@ -151,12 +150,12 @@ async def _work(
     structlog.get_logger(__name__).info(event, **{name: value for name, value in told_of.items() if value is not None})
     _print(settings, told, counts, line=line, as_json=as_json)
     if broken is not None:
-        msg = f"{database.describe(broken, url)}; {sum(counts.values()):,} chats are done, the others are not"
+        msg = f"{db.describe(broken, url)}; {sum(counts.values()):,} chats are done, the others are not"
         raise WorkerError(msg) from broken
     if not complete:
         msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
         raise WorkerError(msg)
-    if unknown := counts[pauses.State.UNKNOWN]:
+    if unknown := counts[pause.State.UNKNOWN]:
         msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown; the others are done"
         raise WorkerError(msg)
     return 0
@@ -165,17 +164,17 @@ async def _work(
 def _print(
     settings: "Settings", told: list["Told"], counts: "Counter[State]", *, line: str | None, as_json: bool
 ) -> None:
-    from worker import report
-    from worker.columns import print_columns
-    from worker.linq_answers import one_line
-    from worker.moments import exact
-    from worker.pauses import State
+    from worker.chats.pause import State
+    from worker.cli.output import passes
+    from worker.cli.output.tables import print_columns
+    from worker.linq.answers import one_line
+    from worker.text import exact
 
     found = {state: counts[state] for state in State if counts[state]}
     if as_json:
         document: dict[str, object] = {state.value: count for state, count in found.items()}
         document |= {"chats": [asdict(one) for one in told]} if line is None else {"line": line}
-        report.print_json(document)
+        passes.print_json(document)
         return
     zone = settings.rules.timezone
     print_columns(
@@ -192,4 +191,4 @@ def _print(
     )
     rows = [(state.value, count, state.meaning) for state, count in found.items()]
     total = ("ids" if line is None else "chats", sum(found.values()), "")
-    report.print_lines(*([""] if told else []), *report.count_lines([*rows, total]))
+    passes.print_lines(*([""] if told else []), *passes.count_lines([*rows, total]))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from worker.history import Run, Wanted
+    from worker.ledger.history import Run, Wanted
     from worker.settings import Settings
 
 ALIKE_SHOWN = 5
@@ -85,8 +85,8 @@ def attempts(
     take for a formula has an apostrophe before it; JSON has it as it is.
     """
     from worker.clock import SystemClock
-    from worker.history import Wanted
-    from worker.ledger import Outcome
+    from worker.ledger.history import Wanted
+    from worker.outcomes import Outcome
 
     if json and csv:
         msg = "--json and --csv are two forms; give one of them"
@@ -150,12 +150,12 @@ def status(json: Json = False) -> None:
 
 async def _look(settings: "Settings", work: "Callable[[AsyncEngine], Awaitable[None]]") -> int:
     """Open the database for some work that only reads, if its schema is the one this version needs."""
-    from worker import database
+    from worker import db
 
     url = settings.database
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine:
-            await database.require_current_schema(engine)
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine:
+            await db.require_current_schema(engine)
             await work(engine)
     return 0
 
@@ -165,22 +165,23 @@ def _day(word: str | None, today: "date") -> "date | None":
 
 
 async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *, as_json: bool) -> None:
-    from worker import database, explain_report, report
+    from worker import db
+    from worker.cli.output import explain, passes
+    from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
-    from worker.columns import terminal_width
-    from worker.explain import explain as explained_by
-    from worker.near import near_chat_ids
+    from worker.questions.explain import explain as explained_by
+    from worker.questions.suggest import near_chat_ids
 
     rules = settings.rules
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         explained = await explained_by(connection, rules, settings.schedule(), chat_id, SystemClock().now())
         near = [] if explained else await near_chat_ids(connection, chat_id)
     if explained is None:
         raise UsageError(_unknown("chat", chat_id, near))
     if as_json:
-        report.print_json(explain_report.explanation_document(explained, rules))
+        passes.print_json(explain.explanation_document(explained, rules))
     else:
-        report.print_lines(*explain_report.explanation_lines(explained, rules, wide=terminal_width()))
+        passes.print_lines(*explain.explanation_lines(explained, rules, wide=terminal_width()))
 
 
 async def _attempts(
@@ -188,46 +189,52 @@ async def _attempts(
 ) -> None:
     from dataclasses import replace
 
-    from worker import attempt_output, database, history
+    from worker import db
+    from worker.cli.output import attempts
+    from worker.ledger import history
 
     if wanted.run_id is not None:
-        async with database.read(engine) as connection:
+        async with db.read(engine) as connection:
             wanted = replace(wanted, run_id=(await _the_run(connection, wanted.run_id)).id)
     found = history.attempts(engine, wanted, at_most=limit)
     if form == "json":
-        await attempt_output.print_json(found)
+        await attempts.print_json(found)
     elif form == "csv":
-        await attempt_output.print_csv(found)
-    elif not await attempt_output.print_table(found, settings.rules.timezone):
+        await attempts.print_csv(found)
+    elif not await attempts.print_table(found, settings.rules.timezone):
         sys.stderr.write("share-worker: no attempt fits\n")
 
 
 async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from worker import database, history, report
-    from worker.columns import print_columns
-    from worker.history_report import COUNTED, RUNS_HEAD, run_rows
+    from worker import db
+    from worker.cli.output import passes
+    from worker.cli.output.runs import COUNTED, RUNS_HEAD, run_rows
+    from worker.cli.output.tables import print_columns
+    from worker.ledger import history
 
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         found = await history.latest_runs(connection, limit)
     if as_json:
-        report.print_json({"runs": [asdict(run) for run in found]})
+        passes.print_json({"runs": [asdict(run) for run in found]})
     elif not print_columns(RUNS_HEAD, run_rows(found, settings.rules.timezone), right=[*COUNTED, "took"]):
         sys.stderr.write("share-worker: no pass was made yet\n")
 
 
 async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, *, as_json: bool) -> None:
-    from worker import database, history, history_report, report
-    from worker.columns import terminal_width
+    from worker import db
+    from worker.cli.output import passes, runs
+    from worker.cli.output.tables import terminal_width
+    from worker.ledger import history
 
-    async with database.read(engine) as connection:
+    async with db.read(engine) as connection:
         run = await _the_run(connection, beginning)
         answers = await history.answers_of(connection, run.id)
     if as_json:
-        report.print_json(history_report.run_document(run, answers))
+        passes.print_json(runs.run_document(run, answers))
     else:
-        report.print_lines(*history_report.run_lines(run, answers, settings.rules.timezone, wide=terminal_width()))
+        passes.print_lines(*runs.run_lines(run, answers, settings.rules.timezone, wide=terminal_width()))
 
 
 async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
@@ -236,8 +243,8 @@ async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from worker.history import runs_like
-    from worker.near import near_run_ids
+    from worker.ledger.history import runs_like
+    from worker.questions.suggest import near_run_ids
 
     alike = await runs_like(connection, beginning, ALIKE_SHOWN + 1)
     if not alike:
@@ -255,25 +262,25 @@ def _unknown(what: str, named: str, near: list[str]) -> str:
 
 
 async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:
-    from worker import __version__, database, history_report, overview, report
+    from worker import __version__, db
+    from worker.cli.output import passes, runs
+    from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
-    from worker.columns import terminal_width
+    from worker.questions import status
 
-    rules, place = settings.rules, database.shown(engine.url)
-    seen = await overview.look(engine, rules, settings.schedule(), SystemClock().now())
+    rules, place = settings.rules, db.shown(engine.url)
+    seen = await status.look(engine, rules, settings.schedule(), SystemClock().now())
     if as_json:
-        document = history_report.overview_document(
+        document = runs.overview_document(
             seen,
             version=__version__,
-            schema=database.HEAD,
+            schema=db.HEAD,
             database=place,
             schedule=settings.SHARE_SCHEDULE,
             timezone=str(rules.timezone),
         )
-        report.print_json(document)
+        passes.print_json(document)
         return
-    about = f"share-worker {__version__}, schema {database.HEAD}, {place}"
-    told = history_report.overview_lines(
-        seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, wide=terminal_width()
-    )
-    report.print_lines(*told)
+    about = f"share-worker {__version__}, schema {db.HEAD}, {place}"
+    told = runs.overview_lines(seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, wide=terminal_width())
+    passes.print_lines(*told)

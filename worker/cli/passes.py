@@ -53,22 +53,23 @@ def serve(no_migrate: NoMigrate = False) -> None:
 
 
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.ledger import RunStatus, Trigger
-    from worker.share_pass import run_pass
+    from worker.outcomes import RunStatus, Trigger
+    from worker.sharing.share_pass import run_pass
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     url = settings.database
     linq = settings.linq(clock)
-    with database.one_line_errors(url):
-        async with database.opened(url, create=migrates) as engine, linq:
+    with db.one_line_errors(url):
+        async with db.opened(url, create=migrates) as engine, linq:
             if migrates:
-                await database.migrate(engine)
+                await db.migrate(engine)
             else:
-                await database.require_current_schema(engine)
-            with report.progress(shown=sys.stderr.isatty() and not quiet) as watch:
+                await db.require_current_schema(engine)
+            with passes.progress(shown=sys.stderr.isatty() and not quiet) as watch:
                 making = run_pass(
                     engine,
                     linq,
@@ -82,45 +83,46 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
                 result = await settings.heartbeat().around(making, stop)
     completed = result.status is RunStatus.COMPLETED
     if as_json:
-        report.print_json(report.result_document(result))
+        passes.print_json(passes.result_document(result))
     elif not (quiet and completed):
-        report.print_result(result, settings.rules)
+        passes.print_result(result, settings.rules)
     return 0 if completed else 1
 
 
 async def _serve(settings: "Settings", *, migrates: bool) -> int:
-    from worker import database
+    from worker import db
     from worker.clock import SystemClock
-    from worker.serve import serve as serve_until
+    from worker.service.serve import serve as serve_until
 
     url = settings.database
-    with database.one_line_errors(url):
+    with db.one_line_errors(url):
         stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
         return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates)
 
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.eligibility import as_cards, count_verdicts, due_ids
+    from worker.rules.eligibility import as_cards, count_verdicts, due_ids
 
     clock = SystemClock()
     now, rules = clock.now(), settings.rules
     url = settings.database
     linq = settings.linq(clock)
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine, linq:
-            await database.require_current_schema(engine)
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine, linq:
+            await db.require_current_schema(engine)
             cards = as_cards(await card_activity(linq))
-            async with database.read(engine) as connection:
+            async with db.read(engine) as connection:
                 counts = await count_verdicts(connection, rules, now, cards=cards)
                 shown = limit if limit is not None or as_json else DUE_SHOWN
                 due = list((await connection.execute(due_ids(rules, now, cards=cards).limit(shown))).scalars())
     if as_json:
         skipped = {name.value: count for name, count in counts.items() if name.value != "due"}
-        report.print_json(
+        passes.print_json(
             {"share_day": rules.share_day(now), "due": due, "skipped": skipped, "chats": sum(counts.values())}
         )
     else:
-        report.print_dry_run(counts, due, rules, now)
+        passes.print_dry_run(counts, due, rules, now)
     return 0

@@ -14,7 +14,7 @@ from worker.cli.shell import Json, Yes, confirm, done, finish, read_settings, st
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.prune import Plan, Removed
+    from worker.ledger.prune import Plan, Removed
     from worker.settings import Settings
 
 
@@ -59,7 +59,7 @@ def _allowed(settings: "Settings", word: str) -> date:
         UsageError: they cannot, or it is no date.
     """
     from worker.clock import SystemClock
-    from worker.prune import latest_allowed
+    from worker.ledger.prune import latest_allowed
 
     try:
         day = date.fromisoformat(word)
@@ -83,22 +83,22 @@ def _rules(settings: "Settings") -> str:
 
 
 async def _plan(settings: "Settings", before: date) -> "Plan":
-    from worker import database
-    from worker.prune import make_plan
+    from worker import db
+    from worker.ledger.prune import make_plan
 
     url = settings.database
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine:
-            await database.require_current_schema(engine)
-            async with database.read(engine) as connection:
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine:
+            await db.require_current_schema(engine)
+            async with db.read(engine) as connection:
                 return await make_plan(connection, settings.rules, before)
 
 
 def _print_plan(settings: "Settings", plan: "Plan", *, as_json: bool) -> None:
-    from worker import report
+    from worker.cli.output import passes
 
     if as_json:
-        report.print_json(asdict(plan))
+        passes.print_json(asdict(plan))
         return
     rules = f"{_rules(settings)}, SHARE_MAX_PER_CHAT={settings.SHARE_MAX_PER_CHAT}"
     oldest = f"the oldest of {plan.oldest}" if plan.oldest else "none is so old"
@@ -107,17 +107,18 @@ def _print_plan(settings: "Settings", plan: "Plan", *, as_json: bool) -> None:
         ("runs", plan.runs, "can go"),
         *((f"{one.what} kept", one.count, one.why) for one in plan.kept),
     ]
-    report.print_lines(
-        f"Before share day {plan.before}, by {rules} (the service must have the same):", *report.count_lines(rows)
+    passes.print_lines(
+        f"Before share day {plan.before}, by {rules} (the service must have the same):", *passes.count_lines(rows)
     )
 
 
 async def _remove(settings: "Settings", plan: "Plan", *, as_json: bool) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.prune import Removed, remove
+    from worker.ledger.prune import Removed, remove
 
     stop = stop_on_signals()
     url = settings.database
@@ -129,8 +130,8 @@ async def _remove(settings: "Settings", plan: "Plan", *, as_json: bool) -> int:
         gone = removed
         show(removed)
 
-    with database.one_line_errors(url):
-        async with database.opened(url) as engine:
+    with db.one_line_errors(url):
+        async with db.opened(url) as engine:
             with _progress(plan, shown=sys.stderr.isatty()) as show:
                 try:
                     gone = await remove(
@@ -139,11 +140,11 @@ async def _remove(settings: "Settings", plan: "Plan", *, as_json: bool) -> int:
                 except SQLAlchemyError as error:
                     broken = error
     if as_json:
-        report.print_json({"before": plan.before, **asdict(gone), "kept": [asdict(one) for one in plan.kept]})
+        passes.print_json({"before": plan.before, **asdict(gone), "kept": [asdict(one) for one in plan.kept]})
     else:
-        report.print_lines(f"Removed {_amount(gone)}.")
+        passes.print_lines(f"Removed {_amount(gone)}.")
     if broken is not None:
-        raise WorkerError(f"{database.describe(broken, url)}; run it again for the rest") from broken
+        raise WorkerError(f"{db.describe(broken, url)}; run it again for the rest") from broken
     if not gone.complete:
         msg = "it was told to stop before all was gone; run it again for the rest"
         raise WorkerError(msg)

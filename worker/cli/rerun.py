@@ -25,9 +25,9 @@ from worker.cli.shell import (
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
-    from worker.candidates import Request
-    from worker.rerun import Plan, Selection
     from worker.settings import Settings
+    from worker.sharing.candidates import Request
+    from worker.sharing.rerun import Plan, Selection
 
 CHOICES_SHOWN = 20
 """How many of the selected chats are shown one by one."""
@@ -85,8 +85,8 @@ def rerun(
     Exit code 0: all that may be called were. 1: it was stopped or failed, or none of the chats may be called. 2: wrong
     usage.
     """
-    from worker.ledger import Outcome
-    from worker.rerun import Selection
+    from worker.outcomes import Outcome
+    from worker.sharing.rerun import Selection
 
     if not (chat or outcome or code or line or run):
         msg = "say which attempts to rerun: --chat, --outcome, --code, --line or --run; see share-worker rerun --help"
@@ -137,27 +137,28 @@ def _require_today(settings: "Settings", word: str) -> None:
 
 
 def _request(by: str | None, reason: str | None) -> "Request":
-    from worker.candidates import Request
+    from worker.sharing.candidates import Request
 
     return Request(by=by or os_user(), reason=reason)
 
 
 async def _plan(settings: "Settings", selection: "Selection", *, force: bool, show: bool, as_json: bool) -> "Plan":
     """Look at what is selected, by the account's cards as they are now, and show it. Writes nothing."""
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.eligibility import as_cards
-    from worker.rerun import make_plan
+    from worker.rules.eligibility import as_cards
+    from worker.sharing.rerun import make_plan
 
     clock = SystemClock()
     now, rules = clock.now(), settings.rules
     linq = settings.linq(clock)
     listed = show and as_json
-    with database.one_line_errors(settings.database):
-        async with database.opened(settings.database) as engine, linq:
-            await database.require_current_schema(engine)
+    with db.one_line_errors(settings.database):
+        async with db.opened(settings.database) as engine, linq:
+            await db.require_current_schema(engine)
             cards = as_cards(await card_activity(linq))
-            async with database.read(engine) as connection:
+            async with db.read(engine) as connection:
                 plan = await make_plan(
                     connection,
                     rules,
@@ -168,27 +169,28 @@ async def _plan(settings: "Settings", selection: "Selection", *, force: bool, sh
                     cards=cards,
                 )
     if listed:
-        report.print_json(report.plan_document(plan))
+        passes.print_json(passes.plan_document(plan))
     else:
         out = sys.stderr if as_json else sys.stdout
-        out.writelines(f"{line}\n" for line in report.plan_lines(plan, rules))
+        out.writelines(f"{line}\n" for line in passes.plan_lines(plan, rules))
         out.flush()
     return plan
 
 
 async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, force: bool, as_json: bool) -> int:
     """Make the pass over the plan's chats."""
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.ledger import RunStatus, Trigger
-    from worker.rerun import Chosen
-    from worker.share_pass import run_pass
+    from worker.outcomes import RunStatus, Trigger
+    from worker.sharing.rerun import Chosen
+    from worker.sharing.share_pass import run_pass
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-    with database.one_line_errors(settings.database):
-        async with database.opened(settings.database) as engine, settings.linq(clock) as linq:
-            with report.progress(shown=sys.stderr.isatty()) as watch:
+    with db.one_line_errors(settings.database):
+        async with db.opened(settings.database) as engine, settings.linq(clock) as linq:
+            with passes.progress(shown=sys.stderr.isatty()) as watch:
                 result = await run_pass(
                     engine,
                     linq,
@@ -201,8 +203,8 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
                     candidates=Chosen(settings.rules, plan.sequences, force=force, request=request),
                 )
     if as_json:
-        report.print_json(report.result_document(result))
+        passes.print_json(passes.result_document(result))
     else:
-        report.print_lines("")
-        report.print_result(result, settings.rules)
+        passes.print_lines("")
+        passes.print_result(result, settings.rules)
     return 0 if result.status is RunStatus.COMPLETED else 1

@@ -71,67 +71,70 @@ def demo(
 
 
 async def _migrate(settings: "Settings") -> int:
-    from worker import database, report
+    from worker import db
+    from worker.cli.output import passes
 
     url = settings.database
-    with database.one_line_errors(url):
-        async with database.opened(url, create=True) as engine:
-            changed = await database.migrate(engine)
+    with db.one_line_errors(url):
+        async with db.opened(url, create=True) as engine:
+            changed = await db.migrate(engine)
     state = "is now" if changed else "was already"
-    report.print_lines(f"The schema of {database.shown(url)} {state} at revision {database.HEAD}.")
+    passes.print_lines(f"The schema of {db.shown(url)} {state} at revision {db.HEAD}.")
     return 0
 
 
 async def _check(settings: "Settings", *, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from worker import database, doctor, report
+    from worker import db
+    from worker.cli.output import passes
     from worker.clock import SystemClock
+    from worker.questions import check
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()
     findings = []
 
-    def found(finding: doctor.Finding) -> None:
+    def found(finding: check.Finding) -> None:
         findings.append(finding)
         if not as_json:
-            report.print_lines(f"{finding.state:<4}  {finding.about:<8}  {finding.found}")
+            passes.print_lines(f"{finding.state:<4}  {finding.about:<8}  {finding.found}")
 
     pace = f"{settings.SHARE_MAX_PER_SECOND:g} a second" if settings.SHARE_MAX_PER_SECOND else "no limit a second"
     sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
-    found(doctor.Finding(state="ok", about="settings", found=sound))
+    found(check.Finding(state="ok", about="settings", found=sound))
     cards = None
     if settings.LINQ_API_KEY is None:
-        found(doctor.Finding(state="FAIL", about="key", found=KEY_MISSING))
+        found(check.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
         async with settings.linq(clock) as linq:
-            finding, cards = await doctor.examine_account(linq, settings.LINQ_BASE_URL)
+            finding, cards = await check.examine_account(linq, settings.LINQ_BASE_URL)
         found(finding)
     url = settings.database
     try:
-        with database.one_line_errors(url):
-            async with database.opened(url) as engine:
-                reachable = await doctor.examine_database(engine)
+        with db.one_line_errors(url):
+            async with db.opened(url) as engine:
+                reachable = await check.examine_database(engine)
                 found(reachable)
                 if reachable.state == "ok":
                     if cards is not None:
-                        async for finding in doctor.examine_cards(engine, cards):
+                        async for finding in check.examine_cards(engine, cards):
                             found(finding)
-                    found(await doctor.examine_chats(engine, settings.rules, cards, clock))
-                    async for finding in doctor.examine_rows(engine):
+                    found(await check.examine_chats(engine, settings.rules, cards, clock))
+                    async for finding in check.examine_rows(engine):
                         found(finding)
     except WorkerError as error:
-        found(doctor.Finding(state="FAIL", about="database", found=str(error)))
+        found(check.Finding(state="FAIL", about="database", found=str(error)))
     wrong = sum(finding.state == "FAIL" for finding in findings)
     if as_json:
-        report.print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
+        passes.print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
     else:
-        report.print_lines("", f"{wrong} of these need attention." if wrong else "All is well.")
+        passes.print_lines("", f"{wrong} of these need attention." if wrong else "All is well.")
     return 1 if wrong else 0
 
 
 async def _demo(folder: Path | None) -> int:
-    from worker.demo import show
+    from worker.cli.demo import show
 
     return await show(folder, stop=stop_on_signals())
 
@@ -142,9 +145,10 @@ def _some(account: "Account") -> "Iterator[Chat]":
 
 
 async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int, activation: int) -> int:
-    from worker import database, report
-    from worker.chats import add_chats, count_chats, has_chat
-    from worker.demo import known_chats
+    from worker import db
+    from worker.chats.facts import add_chats, count_chats, has_chat
+    from worker.cli.demo import known_chats
+    from worker.cli.output import passes
     from worker.simulator.account import Account
     from worker.simulator.faults import Fault
     from worker.simulator.population import populate
@@ -157,20 +161,20 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
         account.add_fault(Fault(path="*", delay_seconds=latency / 1000))
     if settings is not None:
         url = settings.database
-        with database.one_line_errors(url):
-            async with database.opened(url, create=True) as engine:
-                await database.migrate(engine)
-                async with database.write(engine) as connection:
+        with db.one_line_errors(url):
+            async with db.opened(url, create=True) as engine:
+                await db.migrate(engine)
+                async with db.write(engine) as connection:
                     present = await count_chats(connection)
                     ours = [await has_chat(connection, chat.id) for chat in _some(account)]
                     if present and not (present == chats and all(ours)):
-                        msg = f"{database.shown(url)} has {present:,} other chats; --fill is for an empty table"
+                        msg = f"{db.shown(url)} has {present:,} other chats; --fill is for an empty table"
                         raise UsageError(msg)
                     await add_chats(connection, known_chats(account))
-        report.print_lines(f"The table 'chats' of {database.shown(url)} holds these {chats:,} chats.")
+        passes.print_lines(f"The table 'chats' of {db.shown(url)} holds these {chats:,} chats.")
     try:
         async with serving(account, port=port) as base_url:
-            report.print_lines(
+            passes.print_lines(
                 f"A simulated Linq with {chats:,} chats answers on {base_url}. Try the worker against it:",
                 f"  export LINQ_BASE_URL={base_url} LINQ_API_KEY={account.api_key}",
                 "  share-worker check",
@@ -181,7 +185,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
         msg = f"the simulator {error.strerror}"
         raise WorkerError(msg) from error
     calls = len(account.share_calls)
-    report.print_lines(
+    passes.print_lines(
         f"It was called {calls:,} times to share; for {len(account.repeated_calls()):,} chats twice in a day."
     )
     return 0

@@ -17,9 +17,9 @@ from worker.errors import UsageError, WorkerError
 if TYPE_CHECKING:
     import asyncio
 
-    from worker.linq import Linq
+    from worker.linq.client import Linq
+    from worker.logs import LogLevel
     from worker.settings import Settings
-    from worker.telemetry import LogLevel
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
 
     with loading():
         _import_without_rich()
+        from worker.logs import configure_logging
         from worker.settings import load, misspelt
-        from worker.telemetry import configure_logging
 
     settings = load()
     level = least if least and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
@@ -240,7 +240,7 @@ async def card_activity(linq: "Linq") -> dict[str, bool]:
     Raises:
         WorkerError: Linq did not say.
     """
-    from worker.linq_answers import LinqError
+    from worker.linq.answers import LinqError
 
     try:
         return {card.phone_number: card.is_active for card in await linq.list_cards()}

@@ -19,11 +19,11 @@ from urllib.parse import parse_qsl, unquote
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from worker.asgi import serving_app
 from worker.simulator.account import Account, ApiError
 from worker.simulator.api import JSON_TYPE, Answer, ApiRequest, answer_error, perform
 from worker.simulator.controls import CONTROLS_PATH, controls
 from worker.simulator.faults import Fault, Operation
+from worker.web.server import serving_app
 
 KEEP_ALIVE_SECONDS: Final = 75
 """Long enough that no client finds its idle connection closed: such an accident would look like a fault asked for."""

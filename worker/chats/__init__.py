@@ -1,0 +1,1 @@
+"""What is known of chats and of the account's contact cards."""

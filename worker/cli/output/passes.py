@@ -1,0 +1,154 @@
+"""What commands print: for people as aligned text, for machines as one JSON document. Knows no database and no HTTP."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, datetime
+
+from worker.cli.output.tables import column_lines, unicode_is_shown
+from worker.outcomes import Answer, Outcome, PassResult, RunStatus, Tally
+from worker.rules.eligibility import Again, Rules, Verdict, meaning
+from worker.sharing.calls import Watch
+from worker.sharing.rerun import Choice, Plan
+from worker.text import span
+
+Row = tuple[str, int, str]
+"""A name, a count, and what it means."""
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One JSON document on stdout; times in ISO 8601 with their zone."""
+    json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=not unicode_is_shown())
+    sys.stdout.write("\n")
+
+
+def result_document(result: PassResult) -> dict[str, object]:
+    """A pass, for machines."""
+    return asdict(result)
+
+
+def print_result(result: PassResult, rules: Rules) -> None:
+    """A pass, for people: how it ended, then every chat in one of the counts."""
+    took = span(result.finished_at - result.started_at)
+    ended = {RunStatus.COMPLETED: f"completed in {took}"}.get(result.status, f"{result.status.value} after {took}")
+    print_lines(f"Pass {result.run_id}, share day {result.share_day} ({rules.timezone}): {ended}")
+    if result.detail:
+        print_lines(f"  why: {result.detail}")
+    if result.tally:
+        print_lines("", *count_lines(tally_rows(result.tally)))
+
+
+def print_dry_run(counts: Mapping[Verdict, int], due: list[str], rules: Rules, now: datetime) -> None:
+    """What a pass would do: whom it would call, and why not the others."""
+    total = sum(counts.values())
+    would = counts.get(Verdict.DUE, 0)
+    print_lines(
+        f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): nobody is called, nothing is written.", ""
+    )
+    rows: list[Row] = [("due", would, "would be called")]
+    rows += [(name.value, count, name.meaning) for name, count in counts.items() if name is not Verdict.DUE]
+    print_lines(*count_lines([*rows, ("chats", total, "")]))
+    if due:
+        print_lines("", "Would be called:", *(f"  {chat_id}" for chat_id in due))
+        if would > len(due):
+            print_lines(f"  and {would - len(due):,} more (--json lists them all, --limit N the first N)")
+
+
+def plan_lines(plan: Plan, rules: Rules) -> Iterator[str]:
+    """What a rerun would do, for people: each chat that is shown, then all of them by whether they may be called."""
+    yield f"Rerun, share day {plan.share_day} ({rules.timezone})"
+    if not plan.counts:
+        yield "  No attempt of today fits."
+        return
+    if plan.choices:
+        yield ""
+        rows = [(choice.chat_id, _last(choice), choice.ruling) for choice in plan.choices]
+        yield from (f"  {line}" for line in column_lines(("chat", "last attempt today", "now"), rows))
+        if hidden := plan.counts.total() - len(plan.choices):
+            yield f"  and {hidden:,} more (--dry-run --json lists them all)"
+    yield ""
+    yield from count_lines(plan_rows(plan))
+
+
+def plan_rows(plan: Plan) -> list[Row]:
+    """A plan as rows that add up to the number of selected chats."""
+    allowed = plan.counts[Again.ALLOWED]
+    rows: list[Row] = [(Again.ALLOWED.value, allowed, "would be called again")]
+    rows += [(name, count, meaning(name)) for name, count in plan.counts.most_common() if name != Again.ALLOWED]
+    return [*rows, ("chats", plan.counts.total(), "")]
+
+
+def plan_document(plan: Plan) -> dict[str, object]:
+    """A plan, for machines."""
+    return {
+        "share_day": plan.share_day,
+        "counts": dict(plan.counts),
+        "chats": [asdict(choice) for choice in plan.choices],
+    }
+
+
+def _last(choice: Choice) -> str:
+    return " ".join(str(part) for part in (choice.outcome or "none", choice.error_code) if part is not None)
+
+
+def tally_rows(tally: Tally) -> list[Row]:
+    """A tally as rows that add up to the number of chats."""
+    told = {
+        Outcome.SHARED: tally["shared"],
+        Outcome.REJECTED: tally["rejected"],
+        Outcome.UNKNOWN: tally["unknown"],
+        Outcome.UNSENT: tally["unsent"],
+    }
+    rows: list[Row] = [
+        (name.value, count, name.meaning) for name, count in told.items() if count or name is Outcome.SHARED
+    ]
+    if tally["left"]:
+        rows.append(("left", tally["left"], "due, but not attempted"))
+    rows += [(name, count, meaning(name)) for name, count in tally["skipped"].items()]
+    return [*rows, ("chats", sum(count for _, count, _ in rows), "")]
+
+
+def count_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows with their counts flush right."""
+    rows = list(rows)
+    names = max(len(name) for name, _, _ in rows)
+    counts = max(len(f"{count:,}") for _, count, _ in rows)
+    for name, count, words in rows:
+        yield f"  {name:<{names}}  {count:>{counts},}  {words}".rstrip()
+
+
+def print_lines(*lines: str) -> None:
+    """Lines of a result, on stdout."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress(*, shown: bool) -> Iterator[Watch]:
+    """A line on stderr that counts answers while the block lasts, where a person watches; log lines go above it."""
+    if not shown:
+        yield lambda _answer, _seconds: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    counts = dict.fromkeys((Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT), 0)
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as display:
+        task = display.add_task("reading cards", total=None)
+
+        def watch(answer: Answer, _seconds: float) -> None:
+            counts[answer.outcome] += 1
+            told = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
+            display.update(task, description=" · ".join(told))
+
+        yield watch
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)

@@ -1,0 +1,50 @@
+"""The database: how what the worker knows is stored, read and written; nothing about what the rows mean.
+
+Outside of this folder it is `from worker import db`, and `worker.db.tables` for the tables.
+"""
+
+from worker.db.engine import (
+    IDLE_SECONDS,
+    WRITE_SECONDS,
+    WRITING,
+    opened,
+    ping,
+    read,
+    within,
+    write,
+)
+from worker.db.faults import PATIENCE_SECONDS, PAUSE_SECONDS, describe, is_passing, one_line_errors
+from worker.db.schema import (
+    HEAD,
+    MIGRATION_LOCK,
+    alembic_config,
+    migrate,
+    require_current_schema,
+    schema_revision,
+)
+from worker.db.url import parse_url, shown, sqlite_file
+
+__all__ = [
+    "HEAD",
+    "IDLE_SECONDS",
+    "MIGRATION_LOCK",
+    "PATIENCE_SECONDS",
+    "PAUSE_SECONDS",
+    "WRITE_SECONDS",
+    "WRITING",
+    "alembic_config",
+    "describe",
+    "is_passing",
+    "migrate",
+    "one_line_errors",
+    "opened",
+    "parse_url",
+    "ping",
+    "read",
+    "require_current_schema",
+    "schema_revision",
+    "shown",
+    "sqlite_file",
+    "within",
+    "write",
+]

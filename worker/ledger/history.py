@@ -1,0 +1,231 @@
+"""What the ledger and the table of passes hold, read for people. Nothing here writes, or decides anything.
+
+Attempts stream, however many there are: newest first, a share day at a time, so that the index on the day serves them
+and the database never sorts more than one day.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker import db
+from worker.db.tables import chats, contact_cards, runs, share_attempts
+from worker.ledger.attempts import is_stale
+from worker.outcomes import Outcome, RunStatus, Tally
+
+PARTITION: Final = 1_000
+"""Rows that are in memory at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A row of the ledger."""
+
+    chat_id: str
+    share_day: date
+    sequence: int
+    outcome: str
+    run_id: str
+    claimed_at: datetime
+    finished_at: datetime | None
+    http_status: int | None
+    error_code: int | None
+    error_message: str | None
+    trace_id: str | None
+    requested_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which attempts are wanted: those that fit every part given. The days are the first and the last one."""
+
+    chat_ids: Sequence[str] = ()
+    lines: Sequence[str] = ()
+    since: date | None = None
+    until: date | None = None
+    outcomes: Sequence[Outcome] = ()
+    codes: Sequence[int] = ()
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A pass, as the table `runs` has it."""
+
+    id: str
+    trigger: str
+    share_day: date
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None
+    status: str
+    detail: str | None
+    tally: Tally | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """How many attempts of a pass came to the same."""
+
+    outcome: str
+    http_status: int | None
+    error_code: int | None
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineCards:
+    """The cards as last seen, and who depends on the ones that are not there."""
+
+    total: int
+    active: int
+    seen_at: datetime | None
+    without: dict[str, int]
+    """Lines that have chats but no active card: how many chats."""
+
+
+async def attempts(engine: AsyncEngine, wanted: Wanted, *, at_most: int | None = None) -> AsyncIterator[Attempt]:
+    """The attempts that fit, newest first."""
+    left = at_most
+    if wanted.chat_ids or wanted.run_id is not None:
+        async for attempt in _stream(engine, _newest_first(wanted), left):
+            yield attempt
+        return
+    day = await _day_before(engine, wanted, None)
+    while day is not None and left != 0:
+        statement = _newest_first(wanted).where(share_attempts.c.share_day == day)
+        async for attempt in _stream(engine, statement, left):
+            left = None if left is None else left - 1
+            yield attempt
+        day = await _day_before(engine, wanted, day)
+
+
+async def latest_attempts(connection: AsyncConnection, chat_id: str, at_most: int) -> list[Attempt]:
+    """A chat's last attempts, newest first."""
+    statement = _newest_first(Wanted(chat_ids=[chat_id])).limit(at_most)
+    return [Attempt(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+async def latest_runs(connection: AsyncConnection, at_most: int) -> list[Run]:
+    """The last passes, newest first."""
+    return await _runs(connection, select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(at_most))
+
+
+async def last_ended_run(connection: AsyncConnection) -> Run | None:
+    """The latest pass that is over."""
+    ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value)
+    found = await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
+    return found[0] if found else None
+
+
+async def running_runs(connection: AsyncConnection) -> list[Run]:
+    """The passes that are marked as running, oldest first."""
+    return await _runs(
+        connection, select(runs).where(runs.c.status == RunStatus.RUNNING.value).order_by(runs.c.started_at)
+    )
+
+
+async def runs_like(connection: AsyncConnection, beginning: str, at_most: int) -> list[Run]:
+    """The passes whose id is, or begins with, some text: newest first, an exact match alone."""
+    exact = await _runs(connection, select(runs).where(runs.c.id == beginning))
+    if exact or not beginning:
+        return exact
+    alike = select(runs).where(runs.c.id.startswith(beginning, autoescape=True))
+    return await _runs(connection, alike.order_by(runs.c.started_at.desc()).limit(at_most))
+
+
+async def answers_of(connection: AsyncConnection, run_id: str) -> list[Answers]:
+    """What the ledger holds of a pass, by outcome and Linq's answer; the most frequent first."""
+    told = (share_attempts.c.outcome, share_attempts.c.http_status, share_attempts.c.error_code)
+    count = func.count().label("count")
+    statement = select(*told, count).where(share_attempts.c.run_id == run_id).group_by(*told)
+    rows = await connection.execute(statement.order_by(count.desc(), *told))
+    return [Answers(**row) for row in rows.mappings()]
+
+
+async def outcomes_per_day(connection: AsyncConnection, since: date, until: date) -> dict[date, dict[str, int]]:
+    """How many attempts each share day has, by outcome; days without any are not there."""
+    statement = (
+        select(share_attempts.c.share_day, share_attempts.c.outcome, func.count())
+        .where(share_attempts.c.share_day.between(since, until))
+        .group_by(share_attempts.c.share_day, share_attempts.c.outcome)
+    )
+    found: dict[date, dict[str, int]] = {}
+    for day, outcome, count in await connection.execute(statement):
+        found.setdefault(day, {})[outcome] = count
+    return found
+
+
+async def stale_claims(connection: AsyncConnection, now: datetime) -> int:
+    """How many claims belong to dead workers; the next pass settles them."""
+    statement = select(func.count()).where(is_stale(now))
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def line_cards(connection: AsyncConnection) -> LineCards:
+    """The account's cards as last seen."""
+    rows = (await connection.execute(select(contact_cards))).all()
+    active = {row.phone_number for row in rows if row.is_active}
+    per_line = await connection.execute(
+        select(chats.c.from_number, func.count()).group_by(chats.c.from_number).order_by(chats.c.from_number)
+    )
+    return LineCards(
+        total=len(rows),
+        active=len(active),
+        seen_at=max((row.checked_at for row in rows), default=None),
+        without={line: count for line, count in per_line if line not in active},
+    )
+
+
+def _newest_first(wanted: Wanted) -> Select[*tuple[object, ...]]:
+    columns = share_attempts.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.chat_ids:
+        conditions.append(columns.chat_id.in_(wanted.chat_ids))
+    if wanted.lines:
+        conditions.append(columns.chat_id.in_(select(chats.c.id).where(chats.c.from_number.in_(wanted.lines))))
+    if wanted.since is not None:
+        conditions.append(columns.share_day >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(columns.share_day <= wanted.until)
+    if wanted.outcomes:
+        conditions.append(columns.outcome.in_([outcome.value for outcome in wanted.outcomes]))
+    if wanted.codes:
+        conditions.append(columns.error_code.in_(wanted.codes))
+    if wanted.run_id is not None:
+        conditions.append(columns.run_id == wanted.run_id)
+    order = (columns.share_day.desc(), columns.claimed_at.desc(), columns.chat_id, columns.sequence.desc())
+    return select(*(columns[name] for name in Attempt.__dataclass_fields__)).where(*conditions).order_by(*order)
+
+
+async def _stream(
+    engine: AsyncEngine, statement: Select[*tuple[object, ...]], at_most: int | None
+) -> AsyncIterator[Attempt]:
+    async with db.read(engine, seconds=None) as connection:
+        result = await connection.stream(statement.limit(at_most), execution_options={"yield_per": PARTITION})
+        async for rows in result.mappings().partitions():
+            for row in rows:
+                yield Attempt(**row)
+
+
+async def _day_before(engine: AsyncEngine, wanted: Wanted, day: date | None) -> date | None:
+    """The last share day before another one that has attempts, within the days wanted: one look into the index."""
+    latest = select(func.max(share_attempts.c.share_day))
+    if day is not None:
+        latest = latest.where(share_attempts.c.share_day < day)
+    if wanted.until is not None:
+        latest = latest.where(share_attempts.c.share_day <= wanted.until)
+    if wanted.since is not None:
+        latest = latest.where(share_attempts.c.share_day >= wanted.since)
+    async with db.read(engine) as connection:
+        found: date | None = (await connection.execute(latest)).scalar()
+        return found
+
+
+async def _runs(connection: AsyncConnection, statement: Select[*tuple[object, ...]]) -> list[Run]:
+    return [Run(**row) for row in (await connection.execute(statement)).mappings()]

@@ -1,0 +1,1 @@
+"""The long-running worker: the schedule, and what it reports to others."""

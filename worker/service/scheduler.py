@@ -1,0 +1,263 @@
+"""When passes are made: at the scheduled times, late where one was missed, again where one was stopped.
+
+What is owed is decided from the clock and the table `runs`, not from a timer's memory: `Scheduler.turn` may be called
+at any time and as often as one likes, and starts a pass only if one is owed and none runs. APScheduler calls it at each
+scheduled time, and `look_around` every few seconds.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import db
+from worker.clock import Clock
+from worker.ledger import runs
+from worker.outcomes import PassResult, RunStatus, Trigger
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
+from worker.service.heartbeat import Heartbeat
+from worker.service.metrics import Metrics
+
+ON_TIME: Final = timedelta(seconds=60)
+"""A pass that starts later than this after its time is a late one: the time was missed."""
+
+LOOK_SECONDS: Final = 15
+"""How often the scheduler looks whether something is owed that no timer told it of."""
+
+FIRST_PAUSE: Final = timedelta(minutes=1)
+LONGEST_PAUSE: Final = timedelta(minutes=60)
+"""The pause after a refused key, and the longest after anything else that Linq set no time for."""
+
+MakePass = Callable[[Trigger], Awaitable[PassResult]]
+
+log = structlog.get_logger(__name__)
+
+
+class Scheduler:
+    """Decides when a pass is owed, and makes one at a time."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        schedule: Schedule,
+        rules: Rules,
+        *,
+        make_pass: MakePass,
+        clock: Clock,
+        stop: asyncio.Event,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._engine = engine
+        self._schedule = schedule
+        self._rules = rules
+        self._make_pass = make_pass
+        self._clock = clock
+        self._stop = stop
+        self._metrics = metrics
+        self._heartbeat = heartbeat
+        self._handled: datetime | None = None
+        """The latest scheduled time that needs nothing more; None where only the table `runs` knows."""
+        self._looked = False
+        """Whether a first look was made, at the day before too."""
+        self._resume_at: datetime | None = None
+        self._longest_wait = LONGEST_PAUSE
+        self._stopped_at = clock.now()
+        self._pauses = 0
+        self._pass: asyncio.Task[None] | None = None
+        self._pass_day: date | None = None
+        self._turning = asyncio.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether a pass runs."""
+        return self._pass is not None and not self._pass.done()
+
+    @property
+    def resume_at(self) -> datetime | None:
+        """When a pass that was stopped is taken up again; None if none is to be."""
+        return self._resume_at
+
+    async def turn(self) -> None:
+        """Look at the clock, and start what is owed."""
+        async with self._turning:
+            if not self._stop.is_set():
+                await self._look(self._clock.now())
+
+    async def _look(self, now: datetime) -> None:
+        self._metrics.next_fire(self._schedule.after(now))
+        if not self._looked:
+            self._looked = await self._tell_of_yesterday(now)
+        if self._handled is not None and self._handled - now > ON_TIME:
+            self._handled = None  # the clock was stepped back, by more than it drifts
+        fire = self._schedule.latest_on(self._rules.share_day(now), now)
+        if fire is not None and (self._handled is None or fire > self._handled):
+            await self._serve(fire, now)
+        elif self._handled is None:
+            self._handled = now
+        elif self._resume_at is not None and not self.running:
+            await self._resume(now)
+
+    async def finished(self) -> None:
+        """Wait for the pass that runs, if one does."""
+        if self._pass is not None:
+            await self._pass
+
+    async def _serve(self, fire: datetime, now: datetime) -> None:
+        """A scheduled time has come, or gone by."""
+        day = self._rules.share_day(now)
+        if self.running:
+            if self._pass_day != day:
+                return  # a pass of a day that is over: it ends by itself in a moment, and this one is owed
+            self._handled = fire
+            self._metrics.scheduled("skipped")
+            log.warning("schedule.skipped", fire=fire.isoformat(), reason="the pass before it still runs")
+            return
+        late = now - fire
+        begun = False
+        if late > ON_TIME or self._handled is None:
+            try:
+                async with db.read(self._engine) as connection:
+                    done = await runs.is_done(connection, day, started_after=fire)
+                    begun = await runs.has_been_served(connection, day, fire)
+            except SQLAlchemyError as error:
+                self._metrics.scheduled("failed")
+                log.error("schedule.failed", fire=fire.isoformat(), reason=db.describe(error, self._engine.url))
+                return  # still owed: the next look tries again
+            if done:
+                self._handled = fire
+                return
+        trigger = Trigger.SCHEDULE
+        if begun:
+            trigger = Trigger.RESUME  # by another worker, or by this one before it was started anew
+        elif late > ON_TIME:
+            trigger = Trigger.CATCH_UP
+            self._metrics.scheduled("missed")
+            log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round(late.total_seconds()))
+        self._handled, self._resume_at, self._pauses = fire, None, 0
+        self._start(trigger, day)
+
+    async def _resume(self, now: datetime) -> None:
+        """Take up a pass that was stopped, if its pause is over, its day is not, and nobody else has done it since."""
+        resume_at = self._resume_at
+        if resume_at is None or (now < resume_at and resume_at - now <= self._longest_wait):
+            return
+        self._resume_at = None
+        day = self._rules.share_day(now)
+        if self._handled is None or self._rules.share_day(self._handled) != day:
+            log.warning("schedule.abandoned", reason="the share day of the stopped pass is over")
+            return
+        try:
+            async with db.read(self._engine) as connection:
+                done = await runs.is_done(connection, day, finished_after=self._stopped_at)
+                completed = await runs.last_completed(connection)
+        except SQLAlchemyError:
+            done = False  # the pass will tell of it
+        if done:
+            self._metrics.finished_elsewhere(completed)
+        else:
+            self._start(Trigger.RESUME, day)
+
+    def _start(self, trigger: Trigger, day: date) -> None:
+        self._metrics.scheduled("fired")
+        log.info("schedule.fired", trigger=trigger.value)
+        self._pass_day = day
+        self._pass = asyncio.create_task(self._run(trigger))
+
+    async def _run(self, trigger: Trigger) -> None:
+        """Make a pass; whatever comes of it, the scheduler lives on."""
+        self._metrics.pass_started()
+        result: PassResult | None = None
+        try:
+            result = await self._heartbeat.around(self._make_pass(trigger), self._stop)
+        except SQLAlchemyError as error:
+            log.error("schedule.failed", trigger=trigger.value, reason=db.describe(error, self._engine.url))
+        except Exception:
+            log.exception("schedule.failed", trigger=trigger.value)
+        self._stopped_at = self._clock.now()
+        self._metrics.pass_ended(trigger, result)
+        if result is not None and result.status is RunStatus.COMPLETED:
+            self._pauses = 0
+            return
+        if result is None or result.status is RunStatus.FAILED:
+            self._metrics.scheduled("failed")
+        if not self._stop.is_set():  # else whoever comes next takes it up
+            self._plan_resumption(result)
+
+    def _plan_resumption(self, result: PassResult | None) -> None:
+        """Growing pauses, at least as long as Linq asks for; a refused key waits longest; never into another day."""
+        self._pauses += 1
+        pause = min(FIRST_PAUSE * 2 ** (self._pauses - 1), LONGEST_PAUSE)
+        if result is not None and result.access_refused:
+            pause = LONGEST_PAUSE
+        if result is not None and result.retry_after is not None:
+            pause = max(pause, timedelta(seconds=min(result.retry_after, 10**6)))
+        now = self._clock.now()
+        resume_at = now + pause
+        if self._rules.share_day(resume_at) != self._rules.share_day(now):
+            log.warning("schedule.abandoned", reason="the share day ends before another try")
+            return
+        self._resume_at, self._longest_wait = resume_at, pause
+        log.warning("schedule.resuming", at=resume_at.isoformat(), minutes=round(pause.total_seconds() / 60, 1))
+
+    async def _tell_of_yesterday(self, now: datetime) -> bool:
+        """On the first look: say that the day before had its time and no pass. It is too late to make up for it.
+
+        False: the database was not there to ask.
+        """
+        day = self._rules.share_day(now) - timedelta(days=1)
+        fire = self._schedule.latest_on(day, now)
+        try:
+            async with db.read(self._engine) as connection:
+                self._metrics.completed(await runs.last_completed(connection))
+                if fire is None or not await runs.has_run_before(connection, fire):
+                    return True
+                if await runs.has_run_on(connection, day):
+                    return True
+        except SQLAlchemyError:
+            return False
+        self._metrics.scheduled("missed")
+        log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over; it is not made up for")
+        return True
+
+
+class CrontabTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler 3 has no types
+    """Fires at the times of a `Schedule`: APScheduler's own cron trigger numbers the weekdays otherwise than cron."""
+
+    __slots__ = ("_schedule",)
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
+        """The first time after the last one, or after now."""
+        return self._schedule.after(previous or now)
+
+
+def timers(scheduler: Scheduler, schedule: Schedule) -> AsyncIOScheduler:
+    """APScheduler, set up to call `turn` at the scheduled times; a late call is made all the same, once."""
+    timers = AsyncIOScheduler(timezone="UTC")
+    trigger = CrontabTrigger(schedule)
+    timers.add_job(scheduler.turn, trigger, max_instances=1, coalesce=True, misfire_grace_time=None)
+    return timers
+
+
+async def look_around(scheduler: Scheduler, clock: Clock, stop: asyncio.Event) -> None:
+    """Call `turn` every few seconds by the monotonic clock, until told to stop.
+
+    APScheduler's timers go by the time of day as it was when they were set: a machine that slept, or a clock that was
+    stepped, may keep them waiting for hours.
+    """
+    while not stop.is_set():
+        try:
+            await scheduler.turn()
+        except Exception:
+            log.exception("schedule.failed", reason="a look at the clock broke")
+        await clock.sleep(LOOK_SECONDS)

@@ -1,0 +1,126 @@
+"""The long-running worker: the scheduler, its timers and the HTTP side, put together in one event loop."""
+
+import asyncio
+import contextlib
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import db
+from worker.clock import Clock
+from worker.errors import SchemaError, WorkerError
+from worker.outcomes import PassResult, Trigger
+from worker.service.metrics import Metrics
+from worker.service.scheduler import Scheduler, look_around, timers
+from worker.settings import Settings
+from worker.sharing.share_pass import run_pass
+from worker.web.app import make_app
+from worker.web.server import serving_app
+
+DATABASE_PAUSE_SECONDS: Final = 5.0
+"""Between two tries of a database that is not there yet when the worker starts."""
+
+READY_SECONDS: Final = 3.0
+"""How long `/readyz` waits for the database."""
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrates: bool) -> int:
+    """Make passes at the scheduled times until told to stop; return the exit code.
+
+    1. Answer on HTTP: alive, but not ready.
+    2. Bring the schema up to date, waiting for the database as long as it takes.
+    3. Make up for a missed time, then keep to the schedule.
+    4. Told to stop: start nothing more, let the pass that runs drain, end.
+
+    Raises:
+        WorkerError: the address is taken, the key is missing, or the database's schema cannot be used.
+    """
+    url = settings.database
+    schedule, rules = settings.schedule(), settings.rules
+    metrics = Metrics(CollectorRegistry())
+    linq = settings.linq(clock)
+    heartbeat = settings.heartbeat()
+    async with db.opened(url, create=migrates) as engine, linq:
+
+        async def make_pass(trigger: Trigger) -> PassResult:
+            return await run_pass(
+                engine, linq, rules, settings.limits(), trigger=trigger, clock=clock, stop=stop, watch=metrics.answered
+            )
+
+        scheduler = Scheduler(
+            engine, schedule, rules, make_pass=make_pass, clock=clock, stop=stop, metrics=metrics, heartbeat=heartbeat
+        )
+        clockwork = timers(scheduler, schedule)
+
+        async def unready() -> list[str]:
+            reasons = await _database_trouble(engine)
+            if stop.is_set():
+                reasons.append("the worker is stopping")
+            elif not clockwork.running:
+                reasons.append("the scheduler is not running")
+            return reasons
+
+        app = make_app(unready=unready, registry=metrics.registry)
+        async with AsyncExitStack() as stack:
+            try:
+                base_url = await stack.enter_async_context(
+                    serving_app(app, host=settings.HTTP_HOST, port=settings.HTTP_PORT)
+                )
+            except OSError as error:
+                msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
+                raise WorkerError(msg) from error
+            log.info("serve.listening", url=base_url)
+            if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
+                return 0
+            clockwork.start()
+            log.info("serve.started", schedule=schedule.expression, timezone=str(schedule.timezone))
+            looking = asyncio.create_task(look_around(scheduler, clock, stop))
+            await stop.wait()
+            clockwork.shutdown(wait=False)
+            looking.cancel()
+            await scheduler.finished()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking
+    log.info("serve.ended")
+    return 0
+
+
+async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, migrates: bool) -> bool:
+    """Bring the schema up to date, or look that it is; False if told to stop before the database was there."""
+    while not stop.is_set():
+        try:
+            if migrates:
+                await db.migrate(engine)
+            else:
+                await db.require_current_schema(engine)
+        except SQLAlchemyError as error:
+            if not db.is_passing(error):
+                raise
+            log.warning("database.lost", reason=db.describe(error, engine.url))
+        else:
+            return True
+        pause, stopped = asyncio.create_task(clock.sleep(DATABASE_PAUSE_SECONDS)), asyncio.create_task(stop.wait())
+        await asyncio.wait((pause, stopped), return_when=asyncio.FIRST_COMPLETED)
+        pause.cancel()
+        stopped.cancel()
+        await asyncio.gather(pause, stopped, return_exceptions=True)
+    return False
+
+
+async def _database_trouble(engine: AsyncEngine) -> list[str]:
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await db.require_current_schema(engine)
+    except SchemaError as error:
+        return [str(error)]
+    except SQLAlchemyError as error:
+        return [db.describe(error, engine.url)]
+    except TimeoutError:
+        return [f"the database did not answer within {READY_SECONDS:g} s"]
+    return []

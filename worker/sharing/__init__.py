@@ -1,0 +1,1 @@
+"""The pass: it walks the table, claims, commits, calls and records."""
