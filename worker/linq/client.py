@@ -59,8 +59,8 @@ LARGEST_ANSWER: Final = 32 * 1024 * 1024
 LARGEST_ERROR: Final = 64 * 1024
 
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
-"""What `worker.linq.connection` raises before the request could leave, and never after: the tests prove it over sockets.
-Another transport may use these classes otherwise; one that does must not be put in its place."""
+"""What `worker.linq.connection` raises before the request could leave, and never after (proved over
+sockets). Another transport may use these classes otherwise; one that does must not be put in its place."""
 
 Veto = Callable[[], str | None]
 """A reason not to send a request after all, or None."""
