@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection, event
@@ -19,7 +20,6 @@ from worker.linq.answers import Card
 from worker.outcomes import Answer, Outcome
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import Due
-from worker.writes import Writes
 
 CHANGING: Final = (
     (re.compile(r"'\{[^']*,[^']*\}'::(text\[\]|cstring)"), r"'{...}'::\1"),
@@ -75,11 +75,11 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
             with watched(connection) as found:
                 window = await due.read_ahead(connection, now, after="", at_most=5_000)
             plans["walk"] = _joined(found)
-        async with contextlib.aclosing(Writes(engine)) as writes, writes.one() as connection:
+        async with db.write(engine) as connection:
             with watched(connection) as found:
                 claims = await attempts.claim(
                     connection,
-                    due,
+                    partial(due.claimable, now),
                     run_id=run_id,
                     day=rules.share_day(now),
                     now=now,

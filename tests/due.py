@@ -1,7 +1,8 @@
 """Chats that are due, straight in the tables, and how the ledger claims them and records what came of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,18 +38,16 @@ async def claim_on(
     now: datetime = NOW,
     at_most: int = 100,
     rules: Rules = RULES,
-    answers: Sequence[Recorded] = (),
 ) -> list[Claim]:
     """Claim in the transaction that is open, as the scheduled pass does."""
     return await attempts.claim(
         connection,
-        Due(rules),
+        partial(Due(rules).claimable, now),
         run_id=run,
         day=rules.share_day(now),
         now=now,
         among=among,
         at_most=at_most,
-        answers=answers,
     )
 
 

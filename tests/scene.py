@@ -16,9 +16,9 @@ from worker.clock import Clock
 from worker.db.tables import chats as chats_table
 from worker.db.tables import share_attempts
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, Trigger
+from worker.outcomes import Outcome, PassResult, Request, Trigger
 from worker.rules.eligibility import Rules
-from worker.sharing.candidates import Candidates, Request
+from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Chosen, Plan, Selection, make_plan
 from worker.sharing.share_pass import run_pass

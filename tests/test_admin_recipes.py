@@ -17,7 +17,7 @@ from tests.scene import LINE, Scene
 from worker import db
 from worker.clock import SystemClock
 from worker.db.tables import share_attempts
-from worker.rules.eligibility import Again
+from worker.rules.again import Again
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving

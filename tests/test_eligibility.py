@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
 from worker.db.tables import chats, contact_cards, share_attempts
-from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, source, verdict
+from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, moment, source, verdict
 from worker.settings import Settings
+from worker.sharing.candidates import Due
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TODAY = date(2026, 3, 10)
@@ -59,7 +60,7 @@ async def add(
 
 
 async def verdicts(connection: AsyncConnection, rules: Rules, now: datetime = NOW) -> dict[str, str]:
-    rows = await connection.execute(select(chats.c.id, verdict(rules, now)).select_from(source()))
+    rows = await connection.execute(select(chats.c.id, verdict(rules)).select_from(source()), moment(rules, now))
     return {chat_id: name for chat_id, name in rows}  # noqa: C416 -- rows are no plain pairs
 
 
@@ -146,7 +147,7 @@ async def test_of_all_combinations_the_first_rule_that_holds_decides(engine: Asy
     async with db.read(engine) as connection:
         assert await verdicts(connection, STRICT) == expected
         assert await count_verdicts(connection, STRICT, NOW) == Counter(expected.values())
-        due = list((await connection.execute(due_ids(STRICT, NOW))).scalars())
+        due = list((await connection.execute(due_ids(STRICT), moment(STRICT, NOW))).scalars())
     assert due == sorted(chat_id for chat_id, name in expected.items() if name is Verdict.DUE)
 
 
@@ -231,7 +232,7 @@ async def test_cards_read_for_a_dry_run_stand_in_for_the_stored_ones(engine: Asy
     async with db.read(engine) as connection:
         turned = as_cards({ACTIVE: False, NONE: True})
         counts = await count_verdicts(connection, Rules(), NOW, cards=turned)
-        due = (await connection.execute(due_ids(Rules(), NOW, cards=turned))).scalars().all()
+        due = (await connection.execute(due_ids(Rules(), turned), moment(Rules(), NOW))).scalars().all()
         nothing = await count_verdicts(connection, Rules(), NOW, cards=as_cards({}))
     assert counts == {Verdict.NO_CARD: 1, Verdict.CARD_INACTIVE: 1, Verdict.DUE: 1}
     assert due == ["none"]
@@ -240,13 +241,14 @@ async def test_cards_read_for_a_dry_run_stand_in_for_the_stored_ones(engine: Asy
 
 async def test_the_walk_goes_on_after_the_last_id(engine: AsyncEngine) -> None:
     await add(engine, [row(chat_id) for chat_id in ("a", "B", "é", "Z", "c")])
+    walked: list[str] = []
+    after: str | None = ""
     async with db.read(engine) as connection:
-        seen: list[str] = []
-        while found := list(
-            (await connection.execute(due_ids(Rules(), NOW, after=seen[-1] if seen else "").limit(2))).scalars()
-        ):
-            seen += found
-    assert seen == ["B", "Z", "a", "c", "é"]
+        while after is not None:
+            window = await Due(Rules()).read_ahead(connection, NOW, after=after, at_most=2)
+            walked += window.ids
+            after = window.after
+    assert walked == ["B", "Z", "a", "c", "é"]
 
 
 @pytest.mark.parametrize("written", ["2026-02-01T10:00:00Z", "2026-02-01 10:00:00", "2026-02-01T12:00:00+02:00"])

@@ -23,7 +23,7 @@ from worker.linq.answers import Card
 from worker.outcomes import Outcome
 from worker.questions import suggest
 from worker.questions.explain import Explanation, explain
-from worker.rules.eligibility import Rules, Verdict, source, verdict
+from worker.rules.eligibility import Rules, Verdict, moment, source, verdict
 from worker.rules.schedule import Schedule
 
 OTHER = "+15550100002"
@@ -125,12 +125,9 @@ async def told(engine: AsyncEngine, rules: Rules, now: datetime, chat_id: str = 
 
 
 async def verdicts_at(engine: AsyncEngine, rules: Rules, times: list[datetime], chat_id: str) -> list[Verdict]:
-    columns = [verdict(rules, time).label(f"at_{place}") for place, time in enumerate(times)]
+    statement = select(verdict(rules)).select_from(source()).where(chats_table.c.id == chat_id)
     async with db.read(engine) as connection:
-        row = (
-            await connection.execute(select(*columns).select_from(source()).where(chats_table.c.id == chat_id))
-        ).one()
-    return [Verdict(name) for name in row]
+        return [Verdict((await connection.execute(statement, moment(rules, time))).scalar_one()) for time in times]
 
 
 DAY = timedelta(days=1)

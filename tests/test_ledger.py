@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import psycopg
 import pytest
@@ -17,9 +18,9 @@ from worker.db.tables import UtcTime, chats, runs, share_attempts
 from worker.ledger import attempts
 from worker.ledger.attempts import Recorded
 from worker.ledger.runs import close_dead_runs, close_run, open_run
-from worker.outcomes import Answer, Claim, Outcome, RunStatus, Trigger
+from worker.outcomes import Answer, Claim, Outcome, Request, RunStatus, Trigger
 from worker.rules.eligibility import Rules
-from worker.sharing.candidates import SPAN, Due, Request
+from worker.sharing.candidates import SPAN, Due
 
 
 @pytest.fixture
@@ -76,10 +77,16 @@ async def test_no_more_is_claimed_than_asked_for_and_in_the_order_of_the_key(
 async def test_who_asked_for_a_call_and_why_is_kept_with_the_claim(
     engine: AsyncEngine, chat_ids: list[str], request_: Request | None
 ) -> None:
-    asked = Due(RULES, request=request_)  # type: ignore[arg-type] # everyone who is due, as if an admin had asked
     async with db.write(engine) as connection:
         await attempts.claim(
-            connection, asked, run_id="run", day=RULES.share_day(NOW), now=NOW, among=chat_ids[:1], at_most=1
+            connection,
+            partial(Due(RULES).claimable, NOW),
+            request=request_,
+            run_id="run",
+            day=RULES.share_day(NOW),
+            now=NOW,
+            among=chat_ids[:1],
+            at_most=1,
         )
         row = (await connection.execute(select(share_attempts))).one()
     assert (row.requested_by, row.reason) == ((request_.by, request_.reason) if request_ else (None, None))
@@ -175,7 +182,13 @@ async def test_on_postgresql_a_claim_that_is_not_yet_committed_hides_its_chat(
         tomorrow = NOW + timedelta(days=1)
         async with db.write(one) as first:
             mine = await attempts.claim(
-                first, Due(RULES), run_id="one", day=RULES.share_day(NOW), now=NOW, among=["a", "b"], at_most=1
+                first,
+                partial(Due(RULES).claimable, NOW),
+                run_id="one",
+                day=RULES.share_day(NOW),
+                now=NOW,
+                among=["a", "b"],
+                at_most=1,
             )
             theirs = await claim(other, ["a", "b"], run="other", now=tomorrow)
         assert [made.chat_id for made in mine] == ["a"]
@@ -383,38 +396,6 @@ async def test_on_postgresql_the_key_refuses_a_row_that_nobody_could_see(copied_
                 await asyncio.sleep(0)
         assert await claiming == []
         assert await outcomes(one) == {"chat": "unknown"}
-
-
-@pytest.mark.parametrize(
-    ("among", "at_most", "claimed"),
-    [
-        ((5, 6, 7), 2, ["chat-05", "chat-06"]),
-        ((5,), 9, ["chat-05"]),
-        ((0, 1), 2, []),  # called already
-        ((), 2, []),
-        ((5, 6), 0, []),
-    ],
-)
-async def test_answers_that_come_with_a_claim_are_recorded_whatever_comes_of_it(
-    engine: AsyncEngine, chat_ids: list[str], among: tuple[int, ...], at_most: int, claimed: list[str]
-) -> None:
-    first = await claim(engine, chat_ids[:3])
-
-    async def claim_with_answers(*, fail: bool) -> list[str]:
-        answers = answered(first[:2], Outcome.SHARED) + answered(first[2:], Outcome.REJECTED)
-        async with db.write(engine) as connection:
-            chosen = [chat_ids[number] for number in among]
-            claims = await claim_on(connection, chosen, at_most=at_most, answers=answers)
-            if fail:
-                raise ZeroDivisionError
-        return [made.chat_id for made in claims]
-
-    with pytest.raises(ZeroDivisionError):
-        await claim_with_answers(fail=True)
-    assert await outcomes(engine) == dict.fromkeys(chat_ids[:3], "claimed"), "both belong to the transaction"
-    assert await claim_with_answers(fail=False) == claimed
-    recorded = {"chat-00": "shared", "chat-01": "shared", "chat-02": "rejected"}
-    assert await outcomes(engine) == recorded | dict.fromkeys(claimed, "claimed")
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])

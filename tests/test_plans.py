@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench import plans, world
 from tests.conftest import START
+from tests.due import claim_on
 from worker.db import read, write
 from worker.db.tables import metadata
 from worker.ledger import attempts
@@ -43,11 +44,11 @@ def whole_tables(plan: list[list[str]]) -> list[str]:
 
 async def test_a_claim_and_its_record_read_no_table_from_end_to_end(engine: AsyncEngine) -> None:
     await fill(engine)
-    due, day = Due(Rules()), START.date()
+    due = Due(Rules())
     async with write(engine) as connection:
         ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
         with plans.watched(connection) as claiming:
-            claims = await attempts.claim(connection, due, run_id="run", day=day, now=START, among=ids, at_most=20)
+            claims = await claim_on(connection, ids, now=START, at_most=20)
         done = Answer(outcome=Outcome.SHARED, http_status=202)
         with plans.watched(connection) as recording:
             await attempts.record(
@@ -68,7 +69,7 @@ async def test_a_claim_does_not_read_the_attempts_of_a_day_that_has_just_begun(e
     async with write(engine) as connection:
         ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
         with plans.watched(connection) as claiming:
-            await attempts.claim(connection, due, run_id="run", day=START.date(), now=START, among=ids, at_most=20)
+            await claim_on(connection, ids, now=START, at_most=20)
     told = "\n".join(line for statement in claiming for line in statement)
     looked_up = LOOK_UP.findall(told)
     assert len(looked_up) in {2, 4}  # SQLite asks once, PostgreSQL before and under the lock

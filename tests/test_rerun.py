@@ -12,7 +12,8 @@ from tests.scene import LINE, Scene
 from worker import db
 from worker.db.tables import UtcTime, chats
 from worker.outcomes import Outcome, RunStatus
-from worker.rules.eligibility import Again, Rules, Verdict
+from worker.rules.again import Again
+from worker.rules.eligibility import Rules, Verdict
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Choice, Plan, Selection
 from worker.simulator.chats import Chat

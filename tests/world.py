@@ -27,10 +27,9 @@ from worker import db
 from worker.db import faults
 from worker.db.tables import chats
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, RunStatus, Trigger
-from worker.rules.eligibility import LINQ_PAUSE, Rules, source, verdict
+from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
+from worker.rules.eligibility import LINQ_PAUSE, Rules, moment, source, verdict
 from worker.sharing.calls import FRESH_SECONDS
-from worker.sharing.candidates import Request
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Chosen, Selection, make_plan
 from worker.sharing.share_pass import run_pass
@@ -417,12 +416,13 @@ class World:
         """Chats that an undisturbed pass did not call, and whose verdict is not true by what the world knows itself."""
         now = self.time.tell(self.error)
         called = {call.chat_id for call in self.judge.share_calls[called_since:]}
-        statement = select(chats.c.id, verdict(rules, now)).select_from(source())
+        statement = select(chats.c.id, verdict(rules)).select_from(source())
         async with (
             db.opened(db.parse_url(self._database_url)) as engine,
             db.read(engine) as connection,
         ):
-            verdicts: dict[str, str] = {chat_id: name for chat_id, name in await connection.execute(statement)}  # noqa: C416 -- rows are no plain pairs
+            found = await connection.execute(statement, moment(rules, now))
+            verdicts: dict[str, str] = {chat_id: name for chat_id, name in found}  # noqa: C416 -- rows are no plain pairs
         rows = self.judge.rows()
         return [
             f"{chat_id} was not called and is said to be {name}: {[row for row in rows if row.chat_id == chat_id]}"

@@ -3,31 +3,48 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Final, TypedDict
+from typing import Final, Self, TypedDict
 
 
-class Outcome(StrEnum):
+class Word(StrEnum):
+    """A word of a table or of JSON, with its meaning for people: `NAME = "word", "what it means"`."""
+
+    _value_: str
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str = "") -> Self:
+        """The member, which is its word."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
+
+
+class Outcome(Word):
     """What became of an attempt."""
 
-    CLAIMED = "claimed"
-    SHARED = "shared"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    UNSENT = "unsent"
-
-    @property
-    def meaning(self) -> str:
-        """The outcome in a few words, for people."""
-        return _MEANINGS[self]
+    CLAIMED = "claimed", "a request is in flight"
+    SHARED = "shared", "Linq accepted the share"
+    REJECTED = "rejected", "Linq refused; not due again today"
+    UNKNOWN = "unknown", "no answer arrived; counts as shared"
+    UNSENT = "unsent", "the request never left; stays due today"
 
 
-_MEANINGS: Final = {
-    Outcome.CLAIMED: "being called now",
-    Outcome.SHARED: "Linq took the share",
-    Outcome.REJECTED: "Linq said no; not called again today",
-    Outcome.UNKNOWN: "no answer tells; counts as called",
-    Outcome.UNSENT: "the request never left; stays due today",
-}
+NOT_CALLED: Final = Outcome.UNSENT
+"""The only outcome after which a chat stays due on its share day."""
+
+NOT_SHARED: Final = (Outcome.UNSENT, Outcome.REJECTED)
+"""Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap (SHARE_MAX_PER_CHAT)."""
+
+PERHAPS_SHARED: Final = (Outcome.SHARED, Outcome.UNKNOWN)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Who asked for a rerun, and why; the ledger keeps it with each attempt."""
+
+    by: str
+    reason: str | None
 
 
 class Trigger(StrEnum):
@@ -54,7 +71,7 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """The right to call share once for a chat, held by one run."""
+    """The right to send one share request for a chat, held by one run."""
 
     chat_id: str
     share_day: date
@@ -65,7 +82,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came of a call: the outcome, and what Linq said where it said something."""
+    """What came of a share request: the outcome, and what Linq answered, if it did."""
 
     outcome: Outcome
     http_status: int | None = None
@@ -75,7 +92,7 @@ class Answer:
 
 
 class Tally(TypedDict, total=False):
-    """What a pass did, as `runs.tally` keeps it: each chat of the table is in exactly one number."""
+    """What a pass did, as `runs.tally` keeps it: each chat of the table is counted exactly once."""
 
     shared: int
     rejected: int
@@ -84,12 +101,12 @@ class Tally(TypedDict, total=False):
     left: int
     """Due, but not attempted, because the pass ended first."""
     skipped: dict[str, int]
-    """By verdict: not due."""
+    """Not due, by verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
-    """How a pass ended. `tally` is None where it failed before it knew."""
+    """How a pass ended. `tally` is None if it failed before the chats were counted."""
 
     run_id: str
     trigger: Trigger
@@ -100,7 +117,7 @@ class PassResult:
     detail: str | None
     tally: Tally | None
     retry_after: float | None = None
-    """Seconds after which another try makes sense, where Linq named them."""
+    """Seconds after which Linq allows another try, if it said so."""
     access_refused: bool = False
     stale_claims: int = 0
     """Claims of dead workers that were settled as it began."""

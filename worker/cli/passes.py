@@ -104,7 +104,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
     from worker import db
     from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.rules.eligibility import as_cards, count_verdicts, due_ids
+    from worker.rules.eligibility import as_cards, count_verdicts, due_ids, moment
 
     clock = SystemClock()
     now, rules = clock.now(), settings.rules
@@ -117,7 +117,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
             async with db.read(engine) as connection:
                 counts = await count_verdicts(connection, rules, now, cards=cards)
                 shown = limit if limit is not None or as_json else DUE_SHOWN
-                due = list((await connection.execute(due_ids(rules, now, cards=cards).limit(shown))).scalars())
+                due = list((await connection.execute(due_ids(rules, cards).limit(shown), moment(rules, now))).scalars())
     if as_json:
         skipped = {name.value: count for name, count in counts.items() if name.value != "due"}
         passes.print_json(

@@ -25,8 +25,8 @@ from worker.cli.shell import (
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
+    from worker.outcomes import Request
     from worker.settings import Settings
-    from worker.sharing.candidates import Request
     from worker.sharing.rerun import Plan, Selection
 
 CHOICES_SHOWN = 20
@@ -137,7 +137,7 @@ def _require_today(settings: "Settings", word: str) -> None:
 
 
 def _request(by: str | None, reason: str | None) -> "Request":
-    from worker.sharing.candidates import Request
+    from worker.outcomes import Request
 
     return Request(by=by or os_user(), reason=reason)
 

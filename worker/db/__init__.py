@@ -3,16 +3,7 @@
 Outside of this folder it is `from worker import db`, and `worker.db.tables` for the tables.
 """
 
-from worker.db.engine import (
-    IDLE_SECONDS,
-    WRITE_SECONDS,
-    WRITING,
-    opened,
-    ping,
-    read,
-    within,
-    write,
-)
+from worker.db.engine import WRITE_SECONDS, opened, read, write
 from worker.db.faults import PATIENCE_SECONDS, PAUSE_SECONDS, describe, is_passing, one_line_errors
 from worker.db.schema import (
     HEAD,
@@ -26,12 +17,10 @@ from worker.db.url import parse_url, shown, sqlite_file
 
 __all__ = [
     "HEAD",
-    "IDLE_SECONDS",
     "MIGRATION_LOCK",
     "PATIENCE_SECONDS",
     "PAUSE_SECONDS",
     "WRITE_SECONDS",
-    "WRITING",
     "alembic_config",
     "describe",
     "is_passing",
@@ -39,12 +28,10 @@ __all__ = [
     "one_line_errors",
     "opened",
     "parse_url",
-    "ping",
     "read",
     "require_current_schema",
     "schema_revision",
     "shown",
     "sqlite_file",
-    "within",
     "write",
 ]

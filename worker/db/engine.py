@@ -1,27 +1,25 @@
 """Connections and transactions.
 
 A read and a write are both a `with` block of one transaction. On SQLite a write takes the write lock as it begins, so
-what it read cannot change before it commits; on PostgreSQL that is the business of the statements in it. Both commit
-durably: a committed claim outlives the power supply.
+what it read cannot change before it commits; on PostgreSQL the statements lock what they need. Both commit durably: a
+committed claim survives a power cut.
+
+On PostgreSQL nothing of ours outlives a transaction: no setting, no prepared statement, no lock. So the worker can
+share a server's connections with others, through a pooler in transaction mode.
 """
 
 import asyncio
-import math
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.db.faults import BUSY_SECONDS
 from worker.db.tables import is_utf8, utc_text
@@ -39,13 +37,16 @@ READ_SECONDS: Final = 600.0
 WRITE_SECONDS: Final = 60.0
 """How long a transaction may take; counting a million chats is a long read, while writes are all short."""
 
-IDLE_SECONDS: Final = 0.1
-"""A PostgreSQL connection that lay idle for longer is tried before it is used."""
+_BEGIN_WRITING: Final = {"begin_statement": "BEGIN IMMEDIATE"}
+"""SQLite: a writing transaction takes the write lock as it begins."""
 
-WRITING: Final = {"begin_statement": "BEGIN IMMEDIATE"}
-"""The execution options of a connection on which transactions write."""
+_DURABLE: Final = text(
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""PostgreSQL: what SET LOCAL does, only where a committed claim could be lost in a crash of the server."""
 
 POSTGRESQL_OPTIONS: Final = {
+    "prepare_threshold": None,  # never prepare on the server: behind a pooler the next statement may go elsewhere
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "share-worker",
     "client_encoding": "utf8",
@@ -78,23 +79,25 @@ async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine
 
 @asynccontextmanager
 async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> AsyncIterator[AsyncConnection]:
-    """A transaction that only looks. `seconds` None is for rows that stream to a reader who takes their time."""
-    async with within(seconds), engine.connect() as connection, connection.begin():
+    """A transaction that only reads. `seconds` None is for rows that stream to a slow reader."""
+    async with _within(seconds), engine.connect() as connection, connection.begin():
         yield connection
 
 
 @asynccontextmanager
 async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction that is committed when the block ends well, and undone when it does not."""
-    async with within(WRITE_SECONDS), engine.connect() as connection:
-        await connection.execution_options(**WRITING)
+    """A transaction that is committed when the block ends without an error, and rolled back otherwise."""
+    async with _within(WRITE_SECONDS), engine.connect() as connection:
+        await connection.execution_options(**_BEGIN_WRITING)
         async with connection.begin():
+            if engine.dialect.name == "postgresql":
+                await connection.execute(_DURABLE)
             yield connection
 
 
 @asynccontextmanager
-async def within(seconds: float | None) -> AsyncIterator[None]:
-    """Treat a database that does not answer like one that went away.
+async def _within(seconds: float | None) -> AsyncIterator[None]:
+    """Treat a database that does not answer like one that cannot be reached.
 
     Raises:
         PoolTimeoutError: SQLAlchemy's own error for it, after so many seconds.
@@ -144,12 +147,15 @@ def _make_engine(url: URL) -> AsyncEngine:
         engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS})
         _prepare_sqlite(engine.sync_engine)
         return engine
-    # Named, since a database may be set to another one: a claim's second look must see what was committed meanwhile.
     engine = create_async_engine(
         url,
         connect_args=dict(POSTGRESQL_OPTIONS),
+        # Sent with each BEGIN, since a database may default to another level: a claim's second look must see what was
+        # committed meanwhile.
         isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
         pool_timeout=CONNECT_SECONDS,
+        use_native_hstore=False,  # spares a query at each connect
     )
     _prepare_postgresql(engine.sync_engine)
     return engine
@@ -191,46 +197,7 @@ def _prepare_postgresql(engine: Engine) -> None:
         driver: psycopg.AsyncConnection | None = record.driver_connection
         if driver is not None:
             driver.adapters.register_loader("timestamptz", EndlessIsNone)
-        # A server set to 'off' may forget a committed claim in a crash; a claim must be on disk before its call.
-        cursor = connection.cursor()
-        cursor.execute(
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-        )
-        # A plan that was kept from when a table was small, or empty, would read the whole of it for each chat.
-        cursor.execute("SET plan_cache_mode = force_custom_plan")
-        cursor.execute("SELECT current_setting('server_encoding')")
-        encoding = cursor.fetchone()
-        cursor.close()
-        connection.commit()
-        # Another one cannot hold every word of Linq's, and an answer that cannot be recorded is lost.
-        if encoding != ("UTF8",):
+        # Another encoding cannot hold every answer of Linq's, and one that cannot be recorded is lost.
+        if connection.info.parameter_status("server_encoding") != "UTF8":
             msg = f"{shown(engine.url)} has another encoding than UTF8; make it with ENCODING 'UTF8' TEMPLATE template0"
             raise SchemaError(msg)
-
-    @event.listens_for(engine, "checkin")
-    def on_checkin(_connection: "psycopg.Connection | None", record: ConnectionPoolEntry) -> None:
-        record.info["free_since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def on_checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        # One that lay idle may have been cut off meanwhile. To try it each time would cost a round trip a transaction.
-        if time.monotonic() - record.info.get("free_since", math.inf) > IDLE_SECONDS:
-            _ping(engine.dialect, connection)
-
-
-def ping(connection: Connection) -> None:
-    """Try a connection that lay idle.
-
-    Raises:
-        DisconnectionError: there is nobody at its other end.
-    """
-    driven = connection.connection.dbapi_connection
-    if driven is not None:
-        _ping(connection.dialect, driven)
-
-
-def _ping(dialect: Dialect, connection: DBAPIConnection) -> None:
-    try:
-        dialect.do_ping(connection)
-    except dialect.loaded_dbapi.Error as error:
-        raise DisconnectionError from error

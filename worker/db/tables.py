@@ -60,7 +60,7 @@ def is_utf8(written: bytes | None) -> bool:
 
 
 def spelt(word: str) -> ColumnElement[str]:
-    """A word of ours, spelt out in the statement: as a value it would be written and sent with each execution."""
+    """One of our own words, as a literal of the statement instead of a parameter."""
     return literal_column(f"'{word}'", Text)
 
 

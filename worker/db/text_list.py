@@ -1,40 +1,42 @@
-"""Some chats, as SQL asks for them: any number of ids in one value, looked up by the key.
+"""A list of ids as one SQL parameter: one statement serves any number of ids, each looked up by index.
 
-A statement that names each id by a parameter of its own is another one for each number of ids: it would be put
-together, parsed and planned anew each time.
+A statement with a parameter for each id would be a different one for each number of ids: built, parsed and planned
+anew each time.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Dialect, Text, TypeDecorator
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 
 
 class TextList(TypeDecorator[Collection[str]]):
-    """Some texts as one value: an array on PostgreSQL, JSON on SQLite. So one statement does for any number of them.
-
-    Both are written here: psycopg takes an array's items one by one, which costs a claim a tenth of its work.
-    """
+    """A list of texts as one value: an array on PostgreSQL, JSON on SQLite."""
 
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> str | None:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Sequence[str]] | TypeEngine[str]:
+        """Pick the type of the database at hand."""
+        return Text() if dialect.name == "sqlite" else ARRAY(Text())
+
+    def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> str | list[str] | None:
         """Write the texts."""
         if value is None:
             return None
-        return json.dumps(list(value)) if dialect.name == "sqlite" else _as_array(value)
+        return json.dumps(list(value)) if dialect.name == "sqlite" else list(value)
 
 
 class is_one_of(FunctionElement[bool]):  # noqa: N801 -- named as SQL functions are
-    """Whether a text is one of a `TextList`: a look-up by key where there is one, on either database."""
+    """Whether a text is in a `TextList`: an index lookup for each, on either database."""
 
-    # A Boolean would be asked whether it is 1, and SQLite then looks at every row instead.
-    type = NullType()  # type: ignore[assignment] # it is a condition, and wants to be taken as it stands
+    # Typed as Boolean, it would be compared with 1, and SQLite would scan the table instead.
+    type = NullType()  # type: ignore[assignment] # it is a condition, to be compiled as it stands
     inherit_cache = True
 
 
@@ -48,8 +50,3 @@ def _compile_is_one_of(element: is_one_of, compiler: SQLCompiler, **options: obj
 def _compile_is_one_of_sqlite(element: is_one_of, compiler: SQLCompiler, **options: object) -> str:
     text_, texts = (compiler.process(clause, **options) for clause in element.clauses)
     return f"{text_} IN (SELECT value FROM json_each({texts}))"  # noqa: S608 -- both are compiled SQL
-
-
-def _as_array(texts: Collection[str]) -> str:
-    """Texts as PostgreSQL writes an array of them."""
-    return "{" + ",".join(['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]) + "}"

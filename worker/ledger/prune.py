@@ -22,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker import db
 from worker.clock import Clock, unless_stopped
 from worker.db.tables import runs, share_attempts
-from worker.outcomes import Outcome, RunStatus, Trigger
-from worker.rules.eligibility import NOT_SHARED, Rules, oldest_day_read
+from worker.outcomes import NOT_SHARED, Outcome, RunStatus, Trigger
+from worker.rules.eligibility import Rules, oldest_day_read
 
 BATCH: Final = 1_000
 """So many rows are removed in one transaction."""

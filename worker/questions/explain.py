@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.db.partner_values import utc
 from worker.db.tables import UtcTime, chats, contact_cards, share_attempts
 from worker.ledger.history import Attempt, latest_attempts
-from worker.rules.eligibility import NOT_CALLED, NOT_SHARED, Rules, Verdict, rules_in_order, source, verdict
+from worker.outcomes import NOT_CALLED, NOT_SHARED
+from worker.rules.eligibility import Rules, Verdict, moment, rules_in_order, source, verdict
 from worker.rules.schedule import Schedule
 from worker.text import exact, minute, no_time
 
@@ -133,20 +134,14 @@ async def _judge(
     calls: Calls,
     facts: Mapping[Verdict, str],
 ) -> Judgement:
-    in_force = rules_in_order(rules, now)
+    in_force = rules_in_order(rules)
     moments = [now, *moments_to_ask(rules, calls, now)]
-    statement = (
-        select(
-            *(condition.label(rule.value) for rule, condition in in_force),
-            *(verdict(rules, moment).label(f"at_{place}") for place, moment in enumerate(moments)),
-        )
-        .select_from(source())
-        .where(chats.c.id == chat_id)
-    )
-    row = (await connection.execute(statement)).mappings().one()
+    conditions = select(*(condition.label(rule.value) for rule, condition in in_force))
+    of_chat = conditions.select_from(source()).where(chats.c.id == chat_id)
+    row = (await connection.execute(of_chat, moment(rules, now))).mappings().one()
     holds = {rule: bool(row[rule.value]) for rule, _ in in_force}
-    verdicts = [Verdict(row[f"at_{place}"]) for place in range(len(moments))]
-    at = next((moment for moment, told in zip(moments, verdicts, strict=True) if told is Verdict.DUE), None)
+    verdicts = await _verdicts_at(connection, rules, chat_id, moments)
+    at = next((at for at, told in zip(moments, verdicts, strict=True) if told is Verdict.DUE), None)
     last = verdicts[-1]
     return Judgement(
         verdict=verdicts[0],
@@ -161,6 +156,14 @@ async def _judge(
             else [rule for rule in Verdict if rule is last or (holds.get(rule) and rule not in PASSING)],
         ),
     )
+
+
+async def _verdicts_at(
+    connection: AsyncConnection, rules: Rules, chat_id: str, moments: Sequence[datetime]
+) -> list[Verdict]:
+    """The verdict on a chat at each moment."""
+    statement = select(verdict(rules)).select_from(source()).where(chats.c.id == chat_id)
+    return [Verdict((await connection.execute(statement, moment(rules, at))).scalar_one()) for at in moments]
 
 
 def moments_to_ask(rules: Rules, calls: Calls, now: datetime) -> list[datetime]:

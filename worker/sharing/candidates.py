@@ -1,34 +1,27 @@
-"""Whom a pass may call: those who are due, or those whom an admin chose.
+"""The candidates of a pass: the chats that are due, or those that an admin chose.
 
-A pass reads its candidates ahead, and claims some of them by a statement that decides again, in the database, whether
-each may still be called. What a pass counts as skipped and left at its end is said by the same source.
+A pass reads candidates ahead, and claims some of them by a statement that decides again, in the database, whether each
+may still be claimed. The same source counts what a pass skipped and left at its end.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import Integer, Select, Text, bindparam, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import chats
+from worker.outcomes import Request
 from worker.rules.eligibility import Rules, Verdict, count_verdicts, due_among, due_ids, moment
 
-SPAN = 50_000
-"""How many chats are judged by one statement as a pass walks the table."""
+SPAN: Final = 50_000
+"""How many chats one statement judges as a pass walks the table."""
 
-SCHEDULED = 0
-"""The sequence of the day's one scheduled call; reruns take the next numbers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """Who asked for calls beyond the scheduled ones, and why; the ledger keeps it with each attempt."""
-
-    by: str
-    reason: str | None
+SCHEDULED: Final = 0
+"""The sequence of the day's one scheduled claim; reruns take the next numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,37 +34,26 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remainder:
-    """The candidates that a run did not attempt: skipped, by the rule that said so, or left."""
+    """The candidates that a run did not attempt: skipped, by the rule that said no, or left."""
 
     skipped: dict[str, int]
     left: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """Which of some chats may be called: a statement, and the values to execute it with."""
-
-    statement: Select[str, int]
-    """The id, and the sequence that the claim is to have; in the order of the ids."""
-    values: Mapping[str, object] = field(default_factory=dict)
-    repeated: bool = False
-    """Whether it is the same statement each time, whatever the moment and the chats."""
-
-
 class Candidates(Protocol):
-    """A source of chats to call."""
+    """A source of chats to share with."""
 
     @property
     def request(self) -> Request | None:
-        """Who asked; None for the scheduled calls."""
+        """Who asked for a rerun; None for the scheduled shares."""
         ...
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
-        """Some of the next candidates after an id: none, too, where the window does not end the walk."""
+        """Some of the next candidates after an id; the window may be empty before the end of the walk."""
         ...
 
-    def claimable(self, now: datetime, among: Collection[str]) -> Question:
-        """Those of some chats that may be called at `now`."""
+    def claimable(self, now: datetime, among: Collection[str]) -> tuple[Select[str, int], Mapping[str, object]]:
+        """A statement for the id and sequence of those that may be claimed at `now`, by id; and its values."""
         ...
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
@@ -81,16 +63,16 @@ class Candidates(Protocol):
 
 @dataclass(frozen=True)
 class Due:
-    """Everyone who is due."""
+    """Every chat that is due."""
 
     rules: Rules
     request: None = None
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
-        """The due ones of the next `SPAN` chats, or the first of them.
+        """The due chats among the next `SPAN`, or the first of them.
 
-        Where the span ends is looked up first. Asked simply for the next due ones, PostgreSQL prefers to judge the
-        whole table and to sort it, again for each window.
+        The end of the span is looked up first. If PostgreSQL is simply asked for the next due chats, it prefers to
+        judge the whole table and to sort it, again for each window.
         """
         until: str | None = (await connection.execute(_END_OF_SPAN, {"after": after})).scalar_one_or_none()
         values = {**moment(self.rules, now), "after": after, "until": until, "at_most": at_most}
@@ -98,10 +80,9 @@ class Due:
         ids = list((await connection.execute(statement, values)).scalars())
         return Window(ids=ids, after=ids[-1] if len(ids) == at_most else until)
 
-    def claimable(self, now: datetime, among: Collection[str]) -> Question:
-        """Those of some chats that are due, for the day's scheduled call."""
-        values = {**moment(self.rules, now), "among": among}
-        return Question(statement=self._due_among, values=values, repeated=True)
+    def claimable(self, now: datetime, among: Collection[str]) -> tuple[Select[str, int], Mapping[str, object]]:
+        """Those that are due, for the day's scheduled claim."""
+        return self._due_among, {**moment(self.rules, now), "among": among}
 
     async def remainder(self, connection: AsyncConnection, now: datetime, *, run_id: str) -> Remainder:
         """Every other chat of the table, by its verdict."""
@@ -109,9 +90,11 @@ class Due:
         left = verdicts.pop(Verdict.DUE, 0)
         return Remainder(skipped={name.value: count for name, count in verdicts.items()}, left=left)
 
+    # Built once: a pass executes each of these hundreds of times.
+
     @cached_property
     def _due_after(self) -> Select[str]:
-        return due_ids(self.rules, None, after=bindparam("after", type_=Text)).limit(bindparam("at_most"))
+        return due_ids(self.rules).where(chats.c.id > bindparam("after", type_=Text)).limit(bindparam("at_most"))
 
     @cached_property
     def _due_between(self) -> Select[str]:
@@ -122,7 +105,9 @@ class Due:
         return due_among(self.rules).add_columns(_SCHEDULED.label("sequence"))
 
 
-_SCHEDULED = literal_column(str(SCHEDULED), Integer)
+_SCHEDULED: Final = literal_column(str(SCHEDULED), Integer)
 
-_END_OF_SPAN = select(chats.c.id).where(chats.c.id > bindparam("after")).order_by(chats.c.id).offset(SPAN - 1).limit(1)
-"""The last chat of the span; nothing where there are not so many any more."""
+_END_OF_SPAN: Final = (
+    select(chats.c.id).where(chats.c.id > bindparam("after")).order_by(chats.c.id).offset(SPAN - 1).limit(1)
+)
+"""The last chat of the span; no row if fewer are left."""

@@ -1,8 +1,7 @@
-"""One pass over the chats: claim, commit, call, record, until nobody is due.
+"""One pass over the chats: claim, commit, call, record, until no chat is due.
 
-A pass belongs to one share day and ends with it. It calls nobody without a claim that is committed, keeps no
-transaction open during a call, and repeats no call. What it holds in memory is the calls in flight and a window of the
-walk, however many chats there are. Any number of passes may run at once, here or elsewhere: they share the work
+A pass belongs to one share day and ends with it. It sends no request without a committed claim, keeps no transaction
+open during one, and repeats none. Any number of passes may run at once, here or elsewhere: they divide the work
 through the ledger.
 """
 
@@ -11,6 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from worker.linq.answers import AccessRefused, Card, LinqError
 from worker.linq.client import Linq
 from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger
 from worker.rules.eligibility import Rules
-from worker.sharing.calls import Calls, Watch
+from worker.sharing.calls import ShareLoop, Watch
 from worker.sharing.candidates import Candidates, Due
 from worker.sharing.limits import Limits, Stop
 
@@ -47,14 +47,14 @@ async def run_pass(
     watch: Watch = lambda _answer, _seconds: None,
     candidates: Candidates | None = None,
 ) -> PassResult:
-    """Share with everyone who is due, or with the given candidates; return what came of it.
+    """Share with every chat that is due, or with the given candidates; return what came of it.
 
-    `watch` is told of each answer once it is recorded.
+    `watch` is called with each answer once it is recorded.
 
-    1. Settle what dead workers left, write down that a pass begins.
-    2. Fetch all cards and store them. Without them nobody is called.
-    3. Claim, commit, call, record; until nobody is due, the day ends, Linq says stop, or `stop` is set.
-    4. Count every candidate once, and write down how it ended.
+    1. Settle what dead workers left, and write down that a pass begins.
+    2. Fetch all cards and store them. Without them no request is made.
+    3. Record, claim, commit, call; until no chat is due, the day ends, Linq says stop, or `stop` is set.
+    4. Count every candidate once, and write down how the pass ended.
 
     Raises:
         SQLAlchemyError: the database failed before anything was claimed.
@@ -66,58 +66,69 @@ async def run_pass(
         stale_claims = await _begin(engine, run_id=run_id, trigger=trigger, day=day, now=started_at)
         log.info("pass.started", trigger=trigger.value, share_day=day.isoformat())
         candidates = candidates or Due(rules)
-        calls = Calls(
+        loop = ShareLoop(
             engine, linq, rules, candidates, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch
         )
-        tally: Tally | None = None
-        refusal: LinqError | None = None
-        try:
-            cards = await unless_stopped(stop, linq.list_cards())
-            if cards is not None:
-                await _patiently(clock, stop, lambda: _store_cards(engine, cards, clock.now()))
-                await calls.make()
-            counted = await _patiently(clock, stop, lambda: _count(engine, candidates, run_id, calls.last_look))
-            tally = counted
-            status, detail = calls.ended(counted) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
-        except LinqError as error:
-            refusal = error
-            status, detail = RunStatus.FAILED, f"the contact cards could not be read: {error}"
-        except SQLAlchemyError as error:
-            status, detail = RunStatus.FAILED, db.describe(error, engine.url)
+        ending = await _share(engine, linq, candidates, loop, run_id=run_id, clock=clock, stop=stop)
         finished_at = clock.now()
-        try:
-            await _patiently(
-                clock,
-                stop,
-                lambda: _end(engine, run_id=run_id, status=status, detail=detail, tally=tally, now=finished_at),
-            )
-        except SQLAlchemyError as error:
-            log.error("pass.unrecorded", reason=db.describe(error, engine.url))
+        await _record_end(engine, ending, run_id=run_id, clock=clock, stop=stop, now=finished_at)
         seconds = round((finished_at - started_at).total_seconds(), 3)
-        say = log.info if status is RunStatus.COMPLETED else log.error
-        say("pass.ended", status=status.value, detail=detail, seconds=seconds, tally=tally)
-    halt = calls.brake.stop
-    if refusal is not None:
-        halt = Stop(
-            reason=str(refusal), retry_after=refusal.retry_after, access_refused=isinstance(refusal, AccessRefused)
-        )
+        write = log.info if ending.status is RunStatus.COMPLETED else log.error
+        write("pass.ended", status=ending.status.value, detail=ending.detail, seconds=seconds, tally=ending.tally)
     return PassResult(
         run_id=run_id,
         trigger=trigger,
         share_day=day,
         started_at=started_at,
         finished_at=finished_at,
-        status=status,
-        detail=detail,
-        tally=tally,
-        retry_after=halt.retry_after if halt else None,
-        access_refused=halt.access_refused if halt else False,
+        status=ending.status,
+        detail=ending.detail,
+        tally=ending.tally,
+        retry_after=ending.halt.retry_after if ending.halt else None,
+        access_refused=ending.halt.access_refused if ending.halt else False,
         stale_claims=stale_claims,
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ending:
+    """How a pass ended, and what Linq demanded of the next try."""
+
+    status: RunStatus
+    detail: str | None
+    tally: Tally | None = None
+    halt: Stop | None = None
+
+
+async def _share(
+    engine: AsyncEngine,
+    linq: Linq,
+    candidates: Candidates,
+    loop: ShareLoop,
+    *,
+    run_id: str,
+    clock: Clock,
+    stop: asyncio.Event,
+) -> _Ending:
+    """Steps 2 to 4, up to the count."""
+    try:
+        cards = await unless_stopped(stop, linq.list_cards())
+    except LinqError as error:
+        halt = Stop(reason=str(error), retry_after=error.retry_after, access_refused=isinstance(error, AccessRefused))
+        return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {error}", halt=halt)
+    try:
+        if cards is not None:
+            await _patiently(clock, stop, lambda: _store_cards(engine, cards, clock.now()))
+            await loop.run()
+        tally = await _patiently(clock, stop, lambda: _count(engine, candidates, run_id, loop.last_look))
+    except SQLAlchemyError as error:
+        return _Ending(status=RunStatus.FAILED, detail=db.describe(error, engine.url), halt=loop.brake.stop)
+    status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
+    return _Ending(status=status, detail=detail, tally=tally, halt=loop.brake.stop)
+
+
 def _has_ended(worker: str) -> bool:
-    """Whether a worker was a process of this host that is no more; of another host's nothing is known."""
+    """True if the worker ran on this host and its process is gone."""
     host, _, pid = worker.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return False
@@ -126,7 +137,7 @@ def _has_ended(worker: str) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # it lives, and is someone else's
+        pass  # it lives, under another user
     return False
 
 
@@ -154,7 +165,7 @@ async def _store_cards(engine: AsyncEngine, cards: list[Card], now: datetime) ->
 
 
 async def _count(engine: AsyncEngine, candidates: Candidates, run_id: str, now: datetime) -> Tally:
-    """Each candidate once: by what this run's attempt came to, or else by why there was none."""
+    """Count each candidate once: by the outcome of this run's attempt, or else by why there was none."""
     async with db.read(engine) as connection:
         outcomes = await attempts.outcomes_of(connection, run_id)
         others = await candidates.remainder(connection, now, run_id=run_id)
@@ -168,21 +179,23 @@ async def _count(engine: AsyncEngine, candidates: Candidates, run_id: str, now: 
     )
 
 
-async def _end(
-    engine: AsyncEngine,
-    *,
-    run_id: str,
-    status: RunStatus,
-    detail: str | None,
-    tally: Tally | None,
-    now: datetime,
+async def _record_end(
+    engine: AsyncEngine, ending: _Ending, *, run_id: str, clock: Clock, stop: asyncio.Event, now: datetime
 ) -> None:
-    async with db.write(engine) as connection:
-        await runs.close_run(connection, run_id=run_id, status=status, detail=detail, tally=tally, now=now)
+    async def close() -> None:
+        async with db.write(engine) as connection:
+            await runs.close_run(
+                connection, run_id=run_id, status=ending.status, detail=ending.detail, tally=ending.tally, now=now
+            )
+
+    try:
+        await _patiently(clock, stop, close)
+    except SQLAlchemyError as error:
+        log.error("pass.unrecorded", reason=db.describe(error, engine.url))
 
 
 async def _patiently(clock: Clock, stop: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
-    """Do a piece of database work, again and again while the database is away, as long as a pass waits for it.
+    """Do a piece of database work, and try again while the database is away, for as long as a pass waits.
 
     A pass that was told to stop does not wait: its answers are recorded or in the log by then.
     """

@@ -9,7 +9,8 @@ from datetime import date, datetime
 
 from worker.cli.output.tables import column_lines, unicode_is_shown
 from worker.outcomes import Answer, Outcome, PassResult, RunStatus, Tally
-from worker.rules.eligibility import Again, Rules, Verdict, meaning
+from worker.rules.again import Again, meaning
+from worker.rules.eligibility import Rules, Verdict
 from worker.sharing.calls import Watch
 from worker.sharing.rerun import Choice, Plan
 from worker.text import span
