@@ -3,6 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection
 
+from worker.db import VERSION_TABLE, schema_of
 from worker.db.tables import metadata
 
 connection = context.config.attributes.get("connection")
@@ -17,6 +18,8 @@ context.configure(
     compare_server_default=True,
     render_as_batch=True,
     transactional_ddl=True,
+    version_table=VERSION_TABLE,
+    version_table_schema=schema_of(connection),
 )
 with context.begin_transaction():
     context.run_migrations()

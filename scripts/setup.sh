@@ -40,6 +40,11 @@ if [[ $same_place != "$(pwd) $("$python" -VV)" ]] || ! .venv/bin/python -m pip -
 fi
 pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --upgrade 'pip>=25.1' # the first pip that reads dependency groups
+if [[ $what == dev && $(id -u) == 0 ]] && command -v apt-get >/dev/null && [[ ! -x /usr/sbin/pgbouncer ]]; then
+  # A real pooler for the tests; without it they are left out, and the suite's last lines say so.
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer; } >/dev/null 2>&1 ||
+    echo "setup: pgbouncer could not be installed" >&2
+fi
 if [[ $what == run ]]; then
   pip install --editable .
 else

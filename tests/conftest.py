@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests import poolers
 from tests.commands import KEY
 from tests.databases import plain, postgresql_server
 from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
@@ -66,6 +67,19 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         if name.startswith(OURS):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests behind a pooler where there is none and it could not be installed."""
+    if poolers.PROGRAM is None and (left_out := [item for item in items if item.get_closest_marker("pooler")]):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out."""
+    if poolers.PROGRAM is None:
+        terminalreporter.write_line("Left out: the tests behind PgBouncer (tests/test_pooler.py); install pgbouncer.")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,5 +46,5 @@ def end_the_workers(admin: psycopg.Connection) -> None:
     """End each connection of the worker to the database from the server's side, as a restart does, and wait for it."""
     admin.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'share-worker'"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )

@@ -264,7 +264,7 @@ async def test_a_misspelt_setting_is_pointed_out() -> None:
 async def test_a_schema_newer_than_the_code_is_left_alone(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     async with db.write(live.engine) as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(text("UPDATE share_worker_version SET version_num = '9999'"))
     for words in (["run"], ["run", "--dry-run"], ["migrate"]):
         assert "run a newer share-worker" in one_line(await share_worker(*words, **settings), 1)
     assert live.called() == []

@@ -334,7 +334,10 @@ async def test_a_server_that_is_restarted_or_full_in_the_middle_costs_nobody_the
         going = asyncio.create_task(own.one_pass(limits=FOUR))
         await until(lambda: len(own.called()) >= len(IDS) + 5)
         first = opened.enter_context(psycopg.connect(plain(own_server.url), autocommit=True))
-        first.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'share-worker'")
+        first.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
         while not refused:
             try:
                 others.append(opened.enter_context(psycopg.connect(plain(own_server.url))))
@@ -592,7 +595,7 @@ async def test_a_migration_that_the_server_refuses_is_said_in_one_line(
 ) -> None:
     """An event trigger raises it, with the server's own code, when the first table is made."""
     with admin(scene.engine) as connection:
-        connection.execute("DROP TABLE chats, contact_cards, share_attempts, runs, alembic_version")
+        connection.execute("DROP TABLE chats, contact_cards, share_attempts, runs, lines, share_worker_version")
         connection.execute(f"""
             CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'the server says so' USING ERRCODE = '{state}'; END $$""")

@@ -27,7 +27,13 @@ WHEN = datetime(2026, 3, 10, 9, 30, 15, 123456, tzinfo=timezone(timedelta(hours=
 
 def _differences(connection: Connection) -> list[object]:
     context = MigrationContext.configure(
-        connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+        connection,
+        opts={
+            "compare_type": True,
+            "compare_server_default": True,
+            "target_metadata": metadata,
+            "version_table": db.VERSION_TABLE,
+        },
     )
     return list(compare_metadata(context, metadata))
 
@@ -59,7 +65,7 @@ async def test_down_and_up_again_works_with_data_in_the_tables(engine: AsyncEngi
         await connection.execute(insert(chats).values(id="chat", from_number="+15550100001"))
         await connection.run_sync(lambda sync: command.downgrade(db.alembic_config(sync), "base"))
         tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-        assert tables == ["alembic_version"]
+        assert tables == ["share_worker_version"]
     assert await db.migrate(engine) is True
     async with db.read(engine) as connection:
         assert (await connection.execute(select(chats))).all() == []
@@ -145,8 +151,11 @@ async def test_postgresql_commits_durably_even_where_the_server_would_not(empty_
     async with db.opened(url) as engine, engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text(f"ALTER DATABASE {url.database} SET synchronous_commit = off"))
-    async with db.opened(url) as engine, db.read(engine) as connection:
-        assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "on"
+    async with db.opened(url) as engine:
+        async with db.write(engine) as connection:
+            assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "on"
+        async with db.read(engine) as connection:
+            assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "off", "left as it was"
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -166,11 +175,20 @@ async def test_a_database_that_cannot_hold_every_word_of_linqs_is_refused(postgr
 
 async def test_a_schema_newer_than_the_code_is_refused_in_one_line(engine: AsyncEngine) -> None:
     async with db.write(engine) as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(text("UPDATE share_worker_version SET version_num = '9999'"))
     with pytest.raises(SchemaError, match=r"is at 9999, newer than this version's .*; run a newer share-worker$"):
         await db.migrate(engine)
     with pytest.raises(SchemaError, match="newer"):
         await db.require_current_schema(engine)
+
+
+async def test_a_server_that_commits_more_carefully_is_left_to_do_so(empty_postgresql: str) -> None:
+    url = db.parse_url(empty_postgresql)
+    async with db.opened(url) as engine, engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(f"ALTER DATABASE {url.database} SET synchronous_commit = remote_apply"))
+    async with db.opened(url) as engine, db.write(engine) as connection:
+        assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "remote_apply"
 
 
 async def test_a_table_of_somebody_elses_is_left_alone(empty_database: str) -> None:

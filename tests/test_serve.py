@@ -162,7 +162,7 @@ async def test_it_is_not_ready_without_its_database_and_says_so(
     served: Served = await serve(**later_today())  # type: ignore[misc] # a coroutine of one
     await served.until("serve.started")
     async with db.write(engine) as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(text("UPDATE share_worker_version SET version_num = '9999'"))
     answer = await served.get("/readyz")
     assert answer.status_code == 503
     (reason,) = answer.json()["reasons"]

@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url
 from tests.relay import Connect, Relay, relaying
 
 OTHERS = (
-    "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'share-worker'"
+    "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
     " AND pid <> pg_backend_pid()"
 )
 

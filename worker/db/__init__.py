@@ -3,11 +3,12 @@
 Outside of this folder it is `from worker import db`, and `worker.db.tables` for the tables.
 """
 
-from worker.db.engine import WRITE_SECONDS, opened, read, write
+from worker.db.engine import WRITE_SECONDS, opened, read, schema_of, write
 from worker.db.faults import PATIENCE_SECONDS, PAUSE_SECONDS, describe, is_passing, one_line_errors
 from worker.db.schema import (
     HEAD,
     MIGRATION_LOCK,
+    VERSION_TABLE,
     alembic_config,
     migrate,
     require_current_schema,
@@ -20,6 +21,7 @@ __all__ = [
     "MIGRATION_LOCK",
     "PATIENCE_SECONDS",
     "PAUSE_SECONDS",
+    "VERSION_TABLE",
     "WRITE_SECONDS",
     "alembic_config",
     "describe",
@@ -30,6 +32,7 @@ __all__ = [
     "parse_url",
     "read",
     "require_current_schema",
+    "schema_of",
     "schema_revision",
     "shown",
     "sqlite_file",

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event, text
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -40,15 +40,17 @@ WRITE_SECONDS: Final = 60.0
 _BEGIN_WRITING: Final = {"begin_statement": "BEGIN IMMEDIATE"}
 """SQLite: a writing transaction takes the write lock as it begins."""
 
-_DURABLE: Final = text(
-    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+_NAMED: Final = "SELECT set_config('application_name', 'share-worker', true)"
+_NAMED_AND_DURABLE: Final = (
+    f"{_NAMED}, CASE current_setting('synchronous_commit') WHEN 'off'"
+    " THEN set_config('synchronous_commit', 'on', true) END"
 )
-"""PostgreSQL: what SET LOCAL does, only where a committed claim could be lost in a crash of the server."""
+"""PostgreSQL, as SET LOCAL: the name in pg_stat_activity; and durable commits, where a committed claim could be lost in
+a crash of the server. As a start-up parameter the name would stay on a pooler's session."""
 
 POSTGRESQL_OPTIONS: Final = {
     "prepare_threshold": None,  # never prepare on the server: behind a pooler the next statement may go elsewhere
     "connect_timeout": CONNECT_SECONDS,
-    "application_name": "share-worker",
     "client_encoding": "utf8",
     # A server that vanished without a word is noticed within a minute instead of hours.
     "keepalives_idle": 20,
@@ -59,8 +61,10 @@ POSTGRESQL_OPTIONS: Final = {
 
 
 @asynccontextmanager
-async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine]:
+async def opened(url: URL, *, schema: str | None = None, create: bool = False) -> AsyncIterator[AsyncEngine]:
     """An engine for the time of the block. Nothing connects before it is used.
+
+    `schema` is the PostgreSQL schema of all tables; None: where the search path points.
 
     With `create`, a missing SQLite file is made first, for its owner's eyes only: it holds phone numbers.
 
@@ -70,17 +74,25 @@ async def opened(url: URL, *, create: bool = False) -> AsyncIterator[AsyncEngine
     file = sqlite_file(url)
     if file is not None:
         _require_file(file, create=create)
-    engine = _make_engine(url)
+    engine = _make_engine(url, schema)
     try:
         yield engine
     finally:
         await engine.dispose()
 
 
+def schema_of(connection: Connection) -> str | None:
+    """The PostgreSQL schema of all tables; None: where the search path points."""
+    schema: str | None = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+    return schema
+
+
 @asynccontextmanager
 async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> AsyncIterator[AsyncConnection]:
     """A transaction that only reads. `seconds` None is for rows that stream to a slow reader."""
     async with _within(seconds), engine.connect() as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            await connection.exec_driver_sql(_NAMED)
         yield connection
 
 
@@ -91,7 +103,7 @@ async def write(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await connection.execution_options(**_BEGIN_WRITING)
         async with connection.begin():
             if engine.dialect.name == "postgresql":
-                await connection.execute(_DURABLE)
+                await connection.exec_driver_sql(_NAMED_AND_DURABLE)
             yield connection
 
 
@@ -142,7 +154,7 @@ def _make_file(file: Path) -> None:
         draft.unlink()
 
 
-def _make_engine(url: URL) -> AsyncEngine:
+def _make_engine(url: URL, schema: str | None) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS})
         _prepare_sqlite(engine.sync_engine)
@@ -156,6 +168,7 @@ def _make_engine(url: URL) -> AsyncEngine:
         pool_pre_ping=True,
         pool_timeout=CONNECT_SECONDS,
         use_native_hstore=False,  # spares a query at each connect
+        execution_options={"schema_translate_map": {None: schema}} if schema else {},
     )
     _prepare_postgresql(engine.sync_engine)
     return engine

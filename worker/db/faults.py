@@ -55,6 +55,11 @@ def describe(error: BaseException, url: URL) -> str:
             (f"the database {name} {hint}" for sign, hint in hints.items() if sign in line),
             f"the database {name}: {line}",
         )
+    if "unsupported startup parameter" in line:
+        return (
+            f"the database {name}: the pooler refuses an option of DATABASE_URL ({line}); "
+            "leave 'options' out of the URL, and name the schema in DATABASE_SCHEMA"
+        )
     if state in {"25006", "42501"}:  # read-only transaction, insufficient privilege
         return f"the database {name} refuses writing: {line}"
     if state == "53100":

@@ -127,6 +127,11 @@ chats = Table(
     Column("paused_at", UtcTime),
     Column("paused_reason", Text),
     Column("missing_at", UtcTime),
+    Column("opted_out_at", UtcTime),
+    Column("handle", Text),
+    Column("card_received_at", UtcTime),
+    Column("synced_at", UtcTime),
+    Column("linq_updated_at", UtcTime),
     Column("created_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Column("updated_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Index(None, "from_number"),
@@ -141,6 +146,18 @@ contact_cards = Table(
     Column("last_name", Text),
     Column("image_url", Text),
     Column("is_active", Boolean, nullable=False),
+    Column("checked_at", UtcTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("phone_number", Text, primary_key=True, nullable=False),
+    Column("line_type", Text),
+    Column("reputation", Text),
+    Column("status", Text),
+    Column("refused_at", UtcTime),
     Column("checked_at", UtcTime, nullable=False),
     sqlite_with_rowid=False,
 )
