@@ -124,7 +124,8 @@ async def test_a_fault_of_the_server_that_passes_is_waited_out(scene: Scene, pla
     with capture_logs() as logs:
         result = await scene.one_pass(limits=FOUR)
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
-    assert len([line for line in logs if line["event"] == "database.lost"]) == 2
+    outage = [line["event"] for line in logs if line["event"].startswith("database.")]
+    assert outage == ["database.lost", "database.back"]
     assert set((await scene.outcomes()).values()) == {"shared"}
     assert sorted(scene.called()) == IDS
     assert await run_rows(scene) == [("completed", None)]
@@ -318,7 +319,9 @@ async def test_a_server_that_is_restarted_or_full_in_the_middle_costs_nobody_the
     own: Scene, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First a restart without warning; then, the connections cut, every place at the server is taken by others."""
-    monkeypatch.setattr(db, "PATIENCE_SECONDS", 1e9)  # the clock of the test flies; the server takes its time
+    monkeypatch.setattr(
+        "worker.db.outage.PATIENCE_SECONDS", 1e9
+    )  # the clock of the test flies; the server takes its time
     own.account.add_fault(Fault(path="share", delay_seconds=0.02))
     going = asyncio.create_task(own.one_pass(limits=FOUR))
     await until(lambda: len(own.called()) >= 5)

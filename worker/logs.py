@@ -1,11 +1,9 @@
 """Logs: events with fields, as JSON or for a terminal, with no secret and no whole phone number in them.
 
 Everything goes through here, the standard-library loggers of our dependencies too. Secrets are replaced wherever they
-turn up, in any field or traceback: that is the last line of defence, not the first.
+appear, in any field or traceback: the last line of defence, not the first.
 """
 
-import contextlib
-import json
 import logging
 import re
 import sys
@@ -19,14 +17,17 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 PHONE_NUMBER: Final = re.compile(r"(\+|%2[Bb])(\d{2,3})\d{3,10}(\d{2})(?!\d)")
-"""An E.164 number as it stands in texts and URLs; seven digits or more, so that UTC offsets are left alone."""
+"""An E.164 number in a text or URL; at least seven digits, so that UTC offsets do not match."""
 
 SHORTEST_SECRET: Final = 4
 """Replacing shorter ones would garble every line and hide nothing."""
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the moment: a progress display stands in for it for a while."""
+    """Writes to what `sys.stderr` is at the moment: a progress display replaces it for a while.
+
+    A line that cannot be written is dropped: neither a full disk nor a closed stderr may end a pass.
+    """
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -36,19 +37,8 @@ class _StandardError(logging.StreamHandler[TextIO]):
         self.stream = sys.stderr
         super().emit(record)
 
-
-class _Lines:
-    """Where our own events end, whole lines already: the same place, without the detour by `logging`."""
-
-    def __init__(self, name: str = "worker") -> None:
-        self.name = name
-
-    def info(self, line: str) -> None:
-        """Write one line; what cannot be written must not end a pass."""
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(line + "\n")
-
-    debug = warning = error = critical = info
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Say nothing: there is no place left to say it."""
 
 
 def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False, secrets: Collection[str] = ()) -> None:
@@ -70,12 +60,12 @@ def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False,
         )
         last = [structlog.processors.format_exc_info, _without_empty, redact, renderer]
     else:
-        last = [structlog.processors.format_exc_info, redact, _as_json]
+        last = [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
         shared.append(structlog.stdlib.add_logger_name)
     structlog.configure(
-        processors=[*shared, *last],
-        logger_factory=_Lines,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
     handler = _StandardError()
@@ -89,20 +79,14 @@ def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False,
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.getLogger("worker").setLevel(level.upper())
+    # psycopg warns of each connection that it closes in the middle of something; the error itself is handled by us.
+    logging.getLogger("psycopg").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     logging.captureWarnings(capture=True)
 
 
 def mask_phone_numbers(text: str) -> str:
     """A text with the middle of its phone numbers left out."""
     return PHONE_NUMBER.sub(r"\1\2***\3", text)
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-"""`json.dumps` would make an encoder anew for each line."""
-
-
-def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return _encode(event)
 
 
 def _without_empty(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

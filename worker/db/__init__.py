@@ -4,7 +4,8 @@ Outside of this folder it is `from worker import db`, and `worker.db.tables` for
 """
 
 from worker.db.engine import WRITE_SECONDS, opened, read, schema_of, write
-from worker.db.faults import PATIENCE_SECONDS, PAUSE_SECONDS, describe, is_passing, one_line_errors
+from worker.db.faults import describe, is_passing, one_line_errors
+from worker.db.outage import PAUSE_SECONDS, Outage
 from worker.db.schema import (
     HEAD,
     MIGRATION_LOCK,
@@ -19,10 +20,10 @@ from worker.db.url import parse_url, shown, sqlite_file
 __all__ = [
     "HEAD",
     "MIGRATION_LOCK",
-    "PATIENCE_SECONDS",
     "PAUSE_SECONDS",
     "VERSION_TABLE",
     "WRITE_SECONDS",
+    "Outage",
     "alembic_config",
     "describe",
     "is_passing",

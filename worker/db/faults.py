@@ -14,12 +14,6 @@ from worker.errors import DatabaseError
 BUSY_SECONDS: Final = 30
 """How long a SQLite write waits for another process's write."""
 
-PATIENCE_SECONDS: Final = 300.0
-"""How long a pass waits for a database that went away, with its answers in hand."""
-
-PAUSE_SECONDS: Final = 1.0
-"""Between two tries of a database that went away."""
-
 
 @contextmanager
 def one_line_errors(url: URL) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
-from worker.clock import Clock
+from worker.clock import Clock, unless_stopped
 from worker.errors import SchemaError, WorkerError
 from worker.outcomes import PassResult, Trigger
 from worker.service.metrics import Metrics
@@ -92,7 +93,8 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
 
 
 async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, migrates: bool) -> bool:
-    """Bring the schema up to date, or look that it is; False if told to stop before the database was there."""
+    """Bring the schema up to date, or check that it is; False if told to stop before the database could be reached."""
+    outage = db.Outage(engine.url)
     while not stop.is_set():
         try:
             if migrates:
@@ -100,16 +102,11 @@ async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, mi
             else:
                 await db.require_current_schema(engine)
         except SQLAlchemyError as error:
-            if not db.is_passing(error):
-                raise
-            log.warning("database.lost", reason=db.describe(error, engine.url))
+            outage.failed(error, clock.monotonic(), patience=math.inf)
         else:
+            outage.ended(clock.monotonic())
             return True
-        pause, stopped = asyncio.create_task(clock.sleep(DATABASE_PAUSE_SECONDS)), asyncio.create_task(stop.wait())
-        await asyncio.wait((pause, stopped), return_when=asyncio.FIRST_COMPLETED)
-        pause.cancel()
-        stopped.cancel()
-        await asyncio.gather(pause, stopped, return_exceptions=True)
+        await unless_stopped(stop, clock.sleep(DATABASE_PAUSE_SECONDS))
     return False
 
 

@@ -6,6 +6,7 @@ while the database is away. In memory are the requests in flight and a window of
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -91,7 +92,7 @@ class ShareLoop:
         self._news = asyncio.Event()
         self._not_before = 0.0
         """Monotonic time before which neither the database nor the table is tried again."""
-        self._lost_since: float | None = None
+        self._outage = db.Outage(engine.url)
         self._stop_seen: float | None = None
 
     async def run(self) -> None:
@@ -151,7 +152,8 @@ class ShareLoop:
             return
         if self._unconfirmed:
             log.warning("claims.returned", chats=len(self._unconfirmed))
-        self._unconfirmed, self._lost_since = [], None
+        self._unconfirmed = []
+        self._outage.ended(self._clock.monotonic())
         for request in finished:
             self._report(request)
         self._walk.move_past(offered, claims, slots)
@@ -285,21 +287,15 @@ class ShareLoop:
         return (RunStatus.STOPPED, reason) if reason else (RunStatus.COMPLETED, None)
 
     def _database_failed(self, error: SQLAlchemyError) -> None:
-        """Wait before the next try if the failure may pass; raise it if it will not, or has lasted too long."""
+        """Wait before the next try, if another one makes sense.
+
+        Raises:
+            SQLAlchemyError: it does not.
+        """
         now = self._clock.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-        patience = db.PATIENCE_SECONDS
-        if self._stop_seen is not None:
-            patience = min(patience, self._stop_seen + self._limits.drain_seconds - self._lost_since)
-        if not db.is_passing(error) or now - self._lost_since >= patience:
-            raise error
+        deadline = math.inf if self._stop_seen is None else self._stop_seen + self._limits.drain_seconds
+        self._outage.failed(error, now, deadline=deadline, answers_in_hand=len(self._finished))
         self._not_before = now + db.PAUSE_SECONDS
-        log.warning(
-            "database.lost",
-            reason=db.describe(error, self._engine.url),
-            answers_in_hand=len(self._finished),
-        )
 
     async def _give_up(self) -> None:
         """The ledger is out of reach: wait for the requests in flight, and leave all answers in the log."""

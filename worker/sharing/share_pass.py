@@ -6,6 +6,7 @@ through the ledger.
 """
 
 import asyncio
+import math
 import os
 import secrets
 import socket
@@ -118,9 +119,9 @@ async def _share(
         return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {error}", halt=halt)
     try:
         if cards is not None:
-            await _patiently(clock, stop, lambda: _store_cards(engine, cards, clock.now()))
+            await _patiently(engine, clock, stop, lambda: _store_cards(engine, cards, clock.now()))
             await loop.run()
-        tally = await _patiently(clock, stop, lambda: _count(engine, candidates, run_id, loop.last_look))
+        tally = await _patiently(engine, clock, stop, lambda: _count(engine, candidates, run_id, loop.last_look))
     except SQLAlchemyError as error:
         return _Ending(status=RunStatus.FAILED, detail=db.describe(error, engine.url), halt=loop.brake.stop)
     status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
@@ -189,23 +190,24 @@ async def _record_end(
             )
 
     try:
-        await _patiently(clock, stop, close)
+        await _patiently(engine, clock, stop, close)
     except SQLAlchemyError as error:
         log.error("pass.unrecorded", reason=db.describe(error, engine.url))
 
 
-async def _patiently(clock: Clock, stop: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
-    """Do a piece of database work, and try again while the database is away, for as long as a pass waits.
+async def _patiently(engine: AsyncEngine, clock: Clock, stop: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
+    """Do a piece of database work, and try again during an outage, for as long as a pass waits.
 
     A pass that was told to stop does not wait: its answers are recorded or in the log by then.
     """
-    began = clock.monotonic()
+    outage = db.Outage(engine.url)
     while True:
         try:
-            return await work()
+            result = await work()
         except SQLAlchemyError as error:
-            waited = clock.monotonic() - began
-            if stop.is_set() or not db.is_passing(error) or waited > db.PATIENCE_SECONDS:
-                raise
-            log.warning("database.lost", reason=str(type(error).__name__))
+            now = clock.monotonic()
+            outage.failed(error, now, deadline=now if stop.is_set() else math.inf)
+        else:
+            outage.ended(clock.monotonic())
+            return result
         await clock.sleep(db.PAUSE_SECONDS)
