@@ -1,7 +1,7 @@
-"""When passes are made: at the scheduled times, late where one was missed, again where one was stopped.
+"""When passes are made: at the scheduled times, late if one was missed, again if one was stopped.
 
 What is owed is decided from the clock and the table `runs`, not from a timer's memory: `Scheduler.turn` may be called
-at any time and as often as one likes, and starts a pass only if one is owed and none runs. APScheduler calls it at each
+at any time and any number of times, and starts a pass only if one is owed and none runs. APScheduler calls it at each
 scheduled time, and `look_around` every few seconds.
 """
 
@@ -26,14 +26,14 @@ from worker.service.heartbeat import Heartbeat
 from worker.service.metrics import Metrics
 
 ON_TIME: Final = timedelta(seconds=60)
-"""A pass that starts later than this after its time is a late one: the time was missed."""
+"""A pass that starts later than this after its time is late: the time was missed."""
 
 LOOK_SECONDS: Final = 15
-"""How often the scheduler looks whether something is owed that no timer told it of."""
+"""How often the scheduler checks whether something is owed that no timer reported."""
 
 FIRST_PAUSE: Final = timedelta(minutes=1)
 LONGEST_PAUSE: Final = timedelta(minutes=60)
-"""The pause after a refused key, and the longest after anything else that Linq set no time for."""
+"""The pause after a refused key, and the longest one if Linq names no time."""
 
 MakePass = Callable[[Trigger], Awaitable[PassResult]]
 
@@ -64,9 +64,8 @@ class Scheduler:
         self._metrics = metrics
         self._heartbeat = heartbeat
         self._handled: datetime | None = None
-        """The latest scheduled time that needs nothing more; None where only the table `runs` knows."""
-        self._looked = False
-        """Whether a first look was made, at the day before too."""
+        """The latest scheduled time that needs nothing more; None if only the table `runs` knows."""
+        self._yesterday_reported = False
         self._resume_at: datetime | None = None
         self._longest_wait = LONGEST_PAUSE
         self._stopped_at = clock.now()
@@ -82,7 +81,7 @@ class Scheduler:
 
     @property
     def resume_at(self) -> datetime | None:
-        """When a pass that was stopped is taken up again; None if none is to be."""
+        """When a stopped pass is resumed; None if none is to be."""
         return self._resume_at
 
     async def turn(self) -> None:
@@ -91,61 +90,74 @@ class Scheduler:
             if not self._stop.is_set():
                 await self._look(self._clock.now())
 
-    async def _look(self, now: datetime) -> None:
-        self._metrics.next_fire(self._schedule.after(now))
-        if not self._looked:
-            self._looked = await self._tell_of_yesterday(now)
-        if self._handled is not None and self._handled - now > ON_TIME:
-            self._handled = None  # the clock was stepped back, by more than it drifts
-        fire = self._schedule.latest_on(self._rules.share_day(now), now)
-        if fire is not None and (self._handled is None or fire > self._handled):
-            await self._serve(fire, now)
-        elif self._handled is None:
-            self._handled = now
-        elif self._resume_at is not None and not self.running:
-            await self._resume(now)
-
     async def finished(self) -> None:
         """Wait for the pass that runs, if one does."""
         if self._pass is not None:
             await self._pass
 
-    async def _serve(self, fire: datetime, now: datetime) -> None:
-        """A scheduled time has come, or gone by."""
+    async def _look(self, now: datetime) -> None:
+        self._metrics.next_fire(self._schedule.after(now))
+        if not self._yesterday_reported:
+            self._yesterday_reported = await self._report_yesterday(now)
+        if self._handled is not None and self._handled - now > ON_TIME:
+            self._handled = None  # the clock was stepped back, by more than it drifts
+        fire = self._schedule.latest_on(self._rules.share_day(now), now)
+        if fire is not None and (self._handled is None or fire > self._handled):
+            await self._handle(fire, now)
+        elif self._handled is None:
+            self._handled = now
+        elif self._resume_at is not None and not self.running:
+            await self._resume(now)
+
+    async def _handle(self, fire: datetime, now: datetime) -> None:
+        """A scheduled time has come, or was missed: start its pass, unless that needs none."""
         day = self._rules.share_day(now)
         if self.running:
-            if self._pass_day != day:
-                return  # a pass of a day that is over: it ends by itself in a moment, and this one is owed
-            self._handled = fire
-            self._metrics.scheduled("skipped")
-            log.warning("schedule.skipped", fire=fire.isoformat(), reason="the pass before it still runs")
+            self._skip(fire, day)
             return
-        late = now - fire
-        begun = False
-        if late > ON_TIME or self._handled is None:
-            try:
-                async with db.read(self._engine) as connection:
-                    done = await runs.is_done(connection, day, started_after=fire)
-                    begun = await runs.has_been_served(connection, day, fire)
-            except SQLAlchemyError as error:
-                self._metrics.scheduled("failed")
-                log.error("schedule.failed", fire=fire.isoformat(), reason=db.describe(error, self._engine.url))
-                return  # still owed: the next look tries again
-            if done:
-                self._handled = fire
-                return
-        trigger = Trigger.SCHEDULE
-        if begun:
-            trigger = Trigger.RESUME  # by another worker, or by this one before it was started anew
-        elif late > ON_TIME:
-            trigger = Trigger.CATCH_UP
+        try:
+            trigger = await self._owed(fire, now)
+        except SQLAlchemyError as error:
+            self._metrics.scheduled("failed")
+            log.error("schedule.failed", fire=fire.isoformat(), reason=db.describe(error, self._engine.url))
+            return  # still owed: the next look tries again
+        self._handled = fire
+        if trigger is None:
+            return
+        if trigger is Trigger.CATCH_UP:
             self._metrics.scheduled("missed")
-            log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round(late.total_seconds()))
-        self._handled, self._resume_at, self._pauses = fire, None, 0
+            log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round((now - fire).total_seconds()))
+        self._resume_at, self._pauses = None, 0
         self._start(trigger, day)
 
+    async def _owed(self, fire: datetime, now: datetime) -> Trigger | None:
+        """Which pass a scheduled time still needs: none, the scheduled one, a late one, or the rest of one that began.
+
+        Only a time that is late, or that this process has not seen coming, is looked up in the table `runs`.
+
+        Raises:
+            SQLAlchemyError: the database could not be asked.
+        """
+        late = now - fire > ON_TIME
+        if not late and self._handled is not None:
+            return Trigger.SCHEDULE
+        day = self._rules.share_day(now)
+        async with db.read(self._engine) as connection:
+            if await runs.is_done(connection, day, started_after=fire):
+                return None
+            if await runs.has_been_served(connection, day, fire):
+                return Trigger.RESUME  # by another worker, or by this one before a restart
+        return Trigger.CATCH_UP if late else Trigger.SCHEDULE
+
+    def _skip(self, fire: datetime, day: date) -> None:
+        """A scheduled time came while a pass runs: it is skipped, unless that pass belongs to a day that is over."""
+        if self._pass_day == day:
+            self._handled = fire
+            self._metrics.scheduled("skipped")
+            log.warning("schedule.skipped", fire=fire.isoformat(), reason="the previous pass is still running")
+
     async def _resume(self, now: datetime) -> None:
-        """Take up a pass that was stopped, if its pause is over, its day is not, and nobody else has done it since."""
+        """Resume a stopped pass, if its pause is over, its day is not, and no other worker has finished it since."""
         resume_at = self._resume_at
         if resume_at is None or (now < resume_at and resume_at - now <= self._longest_wait):
             return
@@ -159,7 +171,7 @@ class Scheduler:
                 done = await runs.is_done(connection, day, finished_after=self._stopped_at)
                 completed = await runs.last_completed(connection)
         except SQLAlchemyError:
-            done = False  # the pass will tell of it
+            done = False  # the pass will report it
         if done:
             self._metrics.finished_elsewhere(completed)
         else:
@@ -172,7 +184,7 @@ class Scheduler:
         self._pass = asyncio.create_task(self._run(trigger))
 
     async def _run(self, trigger: Trigger) -> None:
-        """Make a pass; whatever comes of it, the scheduler lives on."""
+        """Make a pass; whatever comes of it, the scheduler goes on."""
         self._metrics.pass_started()
         result: PassResult | None = None
         try:
@@ -188,7 +200,7 @@ class Scheduler:
             return
         if result is None or result.status is RunStatus.FAILED:
             self._metrics.scheduled("failed")
-        if not self._stop.is_set():  # else whoever comes next takes it up
+        if not self._stop.is_set():  # else the next worker resumes it
             self._plan_resumption(result)
 
     def _plan_resumption(self, result: PassResult | None) -> None:
@@ -207,10 +219,10 @@ class Scheduler:
         self._resume_at, self._longest_wait = resume_at, pause
         log.warning("schedule.resuming", at=resume_at.isoformat(), minutes=round(pause.total_seconds() / 60, 1))
 
-    async def _tell_of_yesterday(self, now: datetime) -> bool:
-        """On the first look: say that the day before had its time and no pass. It is too late to make up for it.
+    async def _report_yesterday(self, now: datetime) -> bool:
+        """On the first look: report a day before that had its time and no pass; it is too late to catch up on it.
 
-        False: the database was not there to ask.
+        False: the database could not be asked.
         """
         day = self._rules.share_day(now) - timedelta(days=1)
         fire = self._schedule.latest_on(day, now)
@@ -224,12 +236,12 @@ class Scheduler:
         except SQLAlchemyError:
             return False
         self._metrics.scheduled("missed")
-        log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over; it is not made up for")
+        log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over, so there is no late pass")
         return True
 
 
 class CrontabTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler 3 has no types
-    """Fires at the times of a `Schedule`: APScheduler's own cron trigger numbers the weekdays otherwise than cron."""
+    """Fires at the times of a `Schedule`: APScheduler's own cron trigger numbers the weekdays differently from cron."""
 
     __slots__ = ("_schedule",)
 
@@ -242,7 +254,7 @@ class CrontabTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler 3 has no 
 
 
 def timers(scheduler: Scheduler, schedule: Schedule) -> AsyncIOScheduler:
-    """APScheduler, set up to call `turn` at the scheduled times; a late call is made all the same, once."""
+    """APScheduler, set up to call `turn` at the scheduled times; a late call is made once."""
     timers = AsyncIOScheduler(timezone="UTC")
     trigger = CrontabTrigger(schedule)
     timers.add_job(scheduler.turn, trigger, max_instances=1, coalesce=True, misfire_grace_time=None)
@@ -252,8 +264,8 @@ def timers(scheduler: Scheduler, schedule: Schedule) -> AsyncIOScheduler:
 async def look_around(scheduler: Scheduler, clock: Clock, stop: asyncio.Event) -> None:
     """Call `turn` every few seconds by the monotonic clock, until told to stop.
 
-    APScheduler's timers go by the time of day as it was when they were set: a machine that slept, or a clock that was
-    stepped, may keep them waiting for hours.
+    APScheduler's timers are set by the time of day: a machine that slept, or a clock that was stepped, may delay them
+    for hours.
     """
     while not stop.is_set():
         try:

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
 from worker.clock import Clock, unless_stopped
-from worker.errors import SchemaError, WorkerError
+from worker.errors import WorkerError
 from worker.outcomes import PassResult, Trigger
 from worker.service.metrics import Metrics
+from worker.service.readiness import Readiness
 from worker.service.scheduler import Scheduler, look_around, timers
 from worker.settings import Settings
 from worker.sharing.share_pass import run_pass
@@ -23,10 +24,7 @@ from worker.web.app import make_app
 from worker.web.server import serving_app
 
 DATABASE_PAUSE_SECONDS: Final = 5.0
-"""Between two tries of a database that is not there yet when the worker starts."""
-
-READY_SECONDS: Final = 3.0
-"""How long `/readyz` waits for the database."""
+"""Between two tries of a database that cannot be reached yet when the worker starts."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +34,8 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
 
     1. Answer on HTTP: alive, but not ready.
     2. Bring the schema up to date, waiting for the database as long as it takes.
-    3. Make up for a missed time, then keep to the schedule.
-    4. Told to stop: start nothing more, let the pass that runs drain, end.
+    3. Catch up on a missed time, then keep to the schedule.
+    4. Told to stop: start nothing more, let the running pass drain, end.
 
     Raises:
         WorkerError: the address is taken, the key is missing, or the database's schema cannot be used.
@@ -58,9 +56,10 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             engine, schedule, rules, make_pass=make_pass, clock=clock, stop=stop, metrics=metrics, heartbeat=heartbeat
         )
         clockwork = timers(scheduler, schedule)
+        readiness = Readiness(engine, clock)
 
         async def unready() -> list[str]:
-            reasons = await _database_trouble(engine)
+            reasons = list(await readiness.trouble(busy=scheduler.running))
             if stop.is_set():
                 reasons.append("the worker is stopping")
             elif not clockwork.running:
@@ -108,16 +107,3 @@ async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, mi
             return True
         await unless_stopped(stop, clock.sleep(DATABASE_PAUSE_SECONDS))
     return False
-
-
-async def _database_trouble(engine: AsyncEngine) -> list[str]:
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            await db.require_current_schema(engine)
-    except SchemaError as error:
-        return [str(error)]
-    except SQLAlchemyError as error:
-        return [db.describe(error, engine.url)]
-    except TimeoutError:
-        return [f"the database did not answer within {READY_SECONDS:g} s"]
-    return []
