@@ -26,8 +26,8 @@ def test_columns_stand_in_line_whatever_script_a_name_is_written_in() -> None:
     assert [" ".join(line.split()) for line in lines] == [" ".join(row) for row in ROWS]
 
 
-@pytest.mark.parametrize("wide", [2, 5, 6, 7, 20, 33, 44])
-def test_a_line_is_cut_where_the_terminal_ends_and_no_letter_is_halved(wide: int) -> None:
-    for line, whole in zip(column_lines(HEAD, ROWS, wide=wide), column_lines(HEAD, ROWS), strict=True):
-        assert columns_of(line) == min(wide, columns_of(whole))
+@pytest.mark.parametrize("width", [2, 5, 6, 7, 20, 33, 44])
+def test_a_line_is_cut_where_the_terminal_ends_and_no_letter_is_halved(width: int) -> None:
+    for line, whole in zip(column_lines(HEAD, ROWS, width=width), column_lines(HEAD, ROWS), strict=True):
+        assert columns_of(line) == min(width, columns_of(whole))
         assert line == whole or (line[-1] in "…~" and whole.startswith(line[:-1].rstrip()))

@@ -200,7 +200,7 @@ async def test_a_dry_run_calls_nobody_and_writes_nothing(
     assert ended.code == 0
     assert await rows() == before
     assert live.called() == []
-    assert re.search(r"^  due +30  would be called$", ended.out, re.MULTILINE)
+    assert re.search(r"^  due +30  would be shared with$", ended.out, re.MULTILINE)
     assert re.search(r"^  card_inactive +1 ", ended.out, re.MULTILINE)
     assert re.search(r"^  chats +32$", ended.out, re.MULTILINE)
     assert "  chat-00\n" in ended.out
