@@ -300,16 +300,16 @@ async def test_check_finds_ids_that_linq_may_take_for_one_chat(scene: Scene) -> 
     write(scene.engine, *((chat_id, LINE, "iMessage", False, GOOD) for chat_id in ids))
     similar, padded = await check_chats(scene.engine)
     assert similar.startswith("2 ids are in the table in several spellings, such as ' x y' and 'x y'; to Linq they may")
-    assert padded == "1 has an id with blanks around it, such as ' x y'; it must be Linq's id alone"
+    assert padded == "1 row has an id with blanks around it, such as ' x y'; it must be Linq's id alone"
 
 
 async def test_check_finds_times_that_have_not_come(scene: Scene) -> None:
     write(scene.engine, ("early", LINE, "iMessage", False, "2026-03-10 11:00:00+00:00"))
     execute(scene.engine, "UPDATE chats SET paused_at = '2027-01-01 00:00:00+00:00' WHERE id = 'early'")
     outbound, paused = await check_chats(scene.engine, START)
-    assert outbound.startswith("1 has a last_outbound_at in the future, such as '2026-03-10 11:00:00+00")
+    assert outbound.startswith("1 row has a last_outbound_at in the future, such as '2026-03-10 11:00:00+00")
     assert outbound.endswith("; it must be a time that has passed, in UTC or with its offset")
-    assert paused.startswith("1 has a paused_at in the future, such as '2027-01-01 00:00:00+00")
+    assert paused.startswith("1 row has a paused_at in the future, such as '2027-01-01 00:00:00+00")
     assert await check_chats(scene.engine, START + timedelta(days=365)) == []
 
 
@@ -389,9 +389,9 @@ async def test_check_counts_what_sqlite_keeps_that_is_no_id_and_no_timestamp(sce
         ("new", LINE, "iMessage", 0, None),
     )
     ids, times = await check_chats(scene.engine)
-    assert ids.startswith(f"3 have an id that is not a text of 1 to {LONGEST_ID} characters, such as 'xxxx")
+    assert ids.startswith(f"3 rows have an id that is not a text of 1 to {LONGEST_ID} characters, such as 'xxxx")
     assert times == (
-        "3 have a last_outbound_at that is not a timestamp, such as 'last\\ntuesday'; "
+        "3 rows have a last_outbound_at that is not a timestamp, such as 'last\\ntuesday'; "
         "it must be ISO 8601, such as 2026-03-10T09:00:00Z"
     )
     (number,) = await check_numbers(scene.engine)
@@ -402,8 +402,8 @@ async def test_check_counts_what_sqlite_keeps_that_is_no_id_and_no_timestamp(sce
 async def test_check_names_endless_times(scene: Scene) -> None:
     write(scene.engine, ("one", LINE, "iMessage", False, "infinity"), ("two", LINE, "iMessage", False, "294276-12-31"))
     endless, future = await check_chats(scene.engine)
-    assert endless.startswith("1 has a last_outbound_at that is not a timestamp, such as 'infinity'; it must be")
-    assert future.startswith("1 has a last_outbound_at in the future, such as '294276-12-31 00:00:00")
+    assert endless.startswith("1 row has a last_outbound_at that is not a timestamp, such as 'infinity'; it must be")
+    assert future.startswith("1 row has a last_outbound_at in the future, such as '294276-12-31 00:00:00")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -420,10 +420,19 @@ async def test_the_command_names_the_rows_that_can_never_be_due(scene: Scene, da
     assert ended.code == 1
     assert f"ok    card      {LINE} (Acme Support): active, 3 chats\n" in ended.out
     assert "ok    chats     1 of 4 are due now; 1 missing, 1 no_outbound, 1 no_card\n" in ended.out
-    assert "FAIL  chats     1 has a last_outbound_at that is not a timestamp, such as 'last tuesday'; it" in ended.out
-    assert f"FAIL  chats     1 has an id that is not a text of 1 to {LONGEST_ID} characters, such as ''" in ended.out
+    assert (
+        "FAIL  chats     1 row has a last_outbound_at that is not a timestamp, such as 'last tuesday'; it" in ended.out
+    )
+    assert (
+        f"FAIL  chats     1 row has an id that is not a text of 1 to {LONGEST_ID} characters, such as ''" in ended.out
+    )
     assert f"from_number is '{LINE[1:]}' in 1 chat; did you mean {LINE}, which has an active card?" in ended.out
     assert "contact card" not in ended.out, "the fault is in the table, not in the account"
+    listed = await share_worker(
+        "cards", "list", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url
+    )
+    assert f"\nfrom_number is '{LINE[1:]}' in 1 chat; did you mean {LINE}, which has an active card?" in listed.out
+    assert "cards create" not in listed.out, "Linq would refuse it"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

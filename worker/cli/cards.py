@@ -168,9 +168,11 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
 
 def _print(lines: "list[LineCard]") -> None:
     from worker.cli.output import passes
+    from worker.cli.output.check import wrong_number_text
     from worker.cli.output.tables import print_columns
     from worker.linq.answers import one_line
     from worker.linq.card_writer import repair
+    from worker.questions.check import wrong_numbers
 
     print_columns(
         ("line", "card", "chats", "name", "image"),
@@ -188,8 +190,12 @@ def _print(lines: "list[LineCard]") -> None:
     )
     if not lines:
         passes.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
+    chats_of = {line.phone_number: line.chats for line in lines if line.chats}
+    wrong = {number.written: number for number in wrong_numbers(chats_of, [line.card for line in lines if line.card])}
+    for number in wrong.values():
+        passes.print_lines("", wrong_number_text(number))
     for line in lines:
-        if line.chats and not (line.card and line.card.is_active):
+        if line.chats and line.phone_number not in wrong and not (line.card and line.card.is_active):
             many = "1 chat" if line.chats == 1 else f"{line.chats:,} chats"
             passes.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
             passes.print_lines(f"  {repair(line)}")

@@ -10,7 +10,21 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Label, and_, func, inspect, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Label,
+    and_,
+    case,
+    false,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
@@ -99,13 +113,19 @@ async def examine_lines(engine: AsyncEngine, cards: Iterable[Card] | None) -> tu
     async with db.read(engine) as connection:
         chats_of = await facts.chats_per_line(connection)
     card_of = {card.phone_number: card for card in cards or ()}
-    without_card = sorted(chats_of.keys() - card_of.keys())
-    unfit = [number for number in without_card[:MOST_JUDGED] if not _is_e164(number)]
-    wrong = [_wrong_number(number, chats_of[number], card_of) for number in unfit]
+    wrong = wrong_numbers(chats_of, card_of.values())
     if cards is None:
         return [], wrong
-    lines = sorted((card_of.keys() | chats_of.keys()) - set(unfit))
+    lines = sorted((card_of.keys() | chats_of.keys()) - {number.written for number in wrong})
     return [LineUse(phone_number=line, card=card_of.get(line), chats=chats_of.get(line, 0)) for line in lines], wrong
+
+
+def wrong_numbers(chats_of: Mapping[str, int], cards: Iterable[Card]) -> list[WrongNumber]:
+    """What stands for a line but is not E.164, of some lines with the number of their chats."""
+    card_of = {card.phone_number: card for card in cards}
+    without_card = sorted(chats_of.keys() - card_of.keys())
+    unfit = [number for number in without_card[:MOST_JUDGED] if not _is_e164(number)]
+    return [_wrong_number(number, chats_of[number], card_of) for number in unfit]
 
 
 async def examine_table(engine: AsyncEngine) -> list[Fault]:
@@ -122,35 +142,41 @@ async def examine_table(engine: AsyncEngine) -> list[Fault]:
 
 async def examine_rows(engine: AsyncEngine, now: datetime) -> list[Fault]:
     """The faults of rows: ids and timestamps that keep a chat from its share, or let it be shared with twice."""
-    usable = and_(chats.c.id.is_not(None), ~no_id(chats.c.id))
     trimmed = func.trim(chats.c.id, BLANKS)
-    kinds: list[tuple[FaultKind, str, ColumnElement[bool], ColumnElement[str]]] = [
-        (FaultKind.UNUSABLE_IDS, "id", ~usable, as_text(chats.c.id)),
-        (FaultKind.PADDED_IDS, "id", and_(usable, chats.c.id != trimmed), as_text(chats.c.id)),
+    conditions: list[tuple[FaultKind, str, ColumnElement[bool]]] = [
+        (FaultKind.UNUSABLE_IDS, "id", or_(chats.c.id.is_(None), no_id(chats.c.id))),
+        (FaultKind.PADDED_IDS, "id", and_(chats.c.id != trimmed, ~no_id(chats.c.id))),
     ]
     for name in TIMESTAMPS:
         column = chats.c[name]
-        moment = utc(column)
-        kinds += [
-            (FaultKind.NOT_A_TIMESTAMP, name, and_(column.is_not(None), moment.is_(None)), as_text(column)),
-            (FaultKind.IN_THE_FUTURE, name, moment > now + CLOCK_ERROR, as_text(column)),
-        ]
-    counts: list[Label[int] | Label[str]] = [
-        func.count().filter(and_(usable, chats.c.id != func.lower(trimmed))).label("not_plain")
-    ]
-    for number, (_, _, condition, example) in enumerate(kinds):
-        counts.append(func.count().filter(condition).label(f"count_{number}"))
-        counts.append(func.max(example).filter(condition).label(f"example_{number}"))
+        # The first comparison is of texts on SQLite, and spares nearly all rows the second one, which must parse them.
+        ahead = and_(column > now - timedelta(days=2), utc(column) > now + CLOCK_ERROR)
+        conditions.append((FaultKind.NOT_A_TIMESTAMP, name, and_(column.is_not(None), utc(column).is_(None))))
+        conditions.append((FaultKind.IN_THE_FUTURE, name, ahead))
+    # OFFSET 0 is a fence: each condition is evaluated once a row, though it is both counted and asked for its example.
+    # In a CASE SQLite evaluates the second half of an AND or OR only if it must; elsewhere always.
+    judged = select(
+        *(chats.c[name] for name in ("id", *TIMESTAMPS)),
+        (chats.c.id != func.lower(trimmed)).label("not_plain"),
+        *(
+            case((condition, true()), else_=false()).label(f"is_{number}")
+            for number, (_, _, condition) in enumerate(conditions)
+        ),
+    )
+    rows = judged.offset(literal_column("0", Integer)).subquery()
+    counts: list[Label[int] | Label[str]] = [func.count().filter(rows.c.not_plain).label("not_plain")]
+    for number, (_, name, _) in enumerate(conditions):
+        counts.append(func.count().filter(rows.c[f"is_{number}"]).label(f"count_{number}"))
+        counts.append(func.max(as_text(rows.c[name])).filter(rows.c[f"is_{number}"]).label(f"example_{number}"))
     async with db.read(engine) as connection:
-        row = (await connection.execute(select(*counts).select_from(chats))).mappings().one()
+        row = (await connection.execute(select(*counts))).mappings().one()
         similar = []
         if row["not_plain"]:  # without such an id no two are similar; and to group a million ids takes a while
-            plain = func.lower(trimmed)
             differ = func.min(chats.c.id) != func.max(chats.c.id)
-            similar = await _count_groups(connection, FaultKind.SIMILAR_IDS, plain, differ, usable)
+            similar = await _count_groups(connection, FaultKind.SIMILAR_IDS, func.lower(trimmed), differ)
     faults = [
         Fault(kind=kind, count=row[f"count_{number}"], column=name, examples=[row[f"example_{number}"] or ""])
-        for number, (kind, name, _, _) in enumerate(kinds)
+        for number, (kind, name, _) in enumerate(conditions)
         if row[f"count_{number}"]
     ]
     return [*similar, *faults]
@@ -161,12 +187,10 @@ async def _count_groups(
     kind: FaultKind,
     key: ColumnElement[str],
     having: ColumnElement[bool],
-    *where: ColumnElement[bool],
 ) -> list[Fault]:
     """Count the groups of rows with the same key that are a fault; the first one is the example."""
     groups = (
         select(as_text(func.min(chats.c.id)).label("least"), as_text(func.max(chats.c.id)).label("greatest"))
-        .where(*where)
         .group_by(key)
         .having(having)
         .subquery()

@@ -58,15 +58,19 @@ def line_findings(lines: Sequence[LineUse]) -> Iterator[Finding]:
 def number_findings(wrong: Sequence[WrongNumber]) -> Iterator[Finding]:
     """Each value of `from_number` that is not E.164, with the number that was probably meant."""
     for number in wrong[:NUMBERS_SHOWN]:
-        written = repr(_example(number.written))
-        found = f"from_number is {written} in {_chats(number.chats)}; it must be E.164, such as +14155550100"
-        if number.meant is not None:
-            found = f"from_number is {written} in {_chats(number.chats)}; {_meant(number, number.meant)}"
-        yield Finding(state="FAIL", about="chats", found=found)
+        yield Finding(state="FAIL", about="chats", found=wrong_number_text(number))
     if hidden := wrong[NUMBERS_SHOWN:]:
         count = _chats(sum(number.chats for number in hidden))
         found = f"from_number has {len(hidden):,} more values that are not E.164, in {count}"
         yield Finding(state="FAIL", about="chats", found=found)
+
+
+def wrong_number_text(number: WrongNumber) -> str:
+    """What is wrong with a value of `from_number`, and what to do."""
+    found = f"from_number is {_example(number.written)!r} in {_chats(number.chats)}"
+    if number.meant is None:
+        return f"{found}; it must be E.164, such as +14155550100"
+    return f"{found}; {_meant(number, number.meant)}"
 
 
 def due_finding(counts: Mapping[Verdict, int]) -> Finding:
@@ -107,7 +111,7 @@ def _meant(number: WrongNumber, meant: str) -> str:
 
 
 def _fault_text(fault: Fault) -> str:
-    have = f"{fault.count:,} {'has' if fault.count == 1 else 'have'}"
+    have = f"{fault.count:,} {'row has' if fault.count == 1 else 'rows have'}"
     ids = "1 id is" if fault.count == 1 else f"{fault.count:,} ids are"
     examples = " and ".join(repr(_example(text)) for text in fault.examples)
     texts = {
