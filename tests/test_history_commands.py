@@ -22,6 +22,7 @@ from worker.chats import facts
 from worker.db.tables import chats as chats_table
 from worker.linq.answers import Card
 from worker.outcomes import Outcome
+from worker.rules.eligibility import Verdict
 
 OTHER = "+15550100002"
 HOUR = timedelta(hours=1)
@@ -95,7 +96,7 @@ async def test_explain_tells_all_about_a_chat(settings: dict[str, str]) -> None:
     assert f"  from_number       {LINE}" in lines
     assert f"Card of {LINE}, as last seen" in lines
     assert "  is_active         yes" in lines
-    assert "  already_today: called, or perhaps called, on this share day" in lines
+    assert f"  already_today: {Verdict.ALREADY_TODAY.meaning}" in lines
     marked = [line for line in lines if line.startswith(">")]
     assert [line.split()[1:3] for line in marked] == [["already_today", "yes"]]
     assert re.search(r"^  opted_out +no +health_status is not known$", ended.out, re.MULTILINE)

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
 from worker.chats import facts
+from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
 from worker.db.tables import chats
 from worker.errors import UsageError
@@ -206,15 +207,15 @@ async def _count_groups(
 
 def _columns_and_key(connection: Connection) -> tuple[list[str], bool]:
     """The columns that `chats` lacks, and whether the database keeps its ids from being there twice."""
-    inspector = inspect(connection)
-    present = {column["name"] for column in inspector.get_columns(chats.name)}
+    inspector, schema = inspect(connection), schema_of(connection)
+    present = {column["name"] for column in inspector.get_columns(chats.name, schema)}
     missing = [column.name for column in chats.c if column.name not in present]
     keys = [
-        inspector.get_pk_constraint(chats.name)["constrained_columns"],
-        *(constraint["column_names"] for constraint in inspector.get_unique_constraints(chats.name)),
+        inspector.get_pk_constraint(chats.name, schema)["constrained_columns"],
+        *(constraint["column_names"] for constraint in inspector.get_unique_constraints(chats.name, schema)),
         *(
             index["column_names"]
-            for index in inspector.get_indexes(chats.name)
+            for index in inspector.get_indexes(chats.name, schema)
             if index["unique"] and not index.get("dialect_options", {}).get("postgresql_where")
         ),
     ]
