@@ -336,6 +336,22 @@ async def test_what_check_says_of_a_table_without_a_key_mends_it(scene: Scene) -
     assert scene.called() == ["chat"]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_check_looks_at_the_worker_s_own_schema_and_names_it(scene: Scene) -> None:
+    """A partner's own `chats`, without a key, stands in `public`."""
+    execute(scene.engine, "DROP TABLE chats", "CREATE TABLE chats (id BIGINT)")
+    async with db.opened(scene.engine.url, schema="sharing") as engine:
+        await db.migrate(engine)
+        assert await check.examine_table(engine) == []
+        execute(engine, "ALTER TABLE sharing.chats DROP CONSTRAINT pk_chats")
+        (fault,) = output.fault_findings(await check.examine_table(engine), db.schema_of(engine.sync_engine))
+        execute(engine, fault.found.partition("fail: ")[2])
+        assert await check.examine_table(engine) == []
+    wrong = check.wrong_numbers({"14155550100": 1}, [])
+    (number,) = output.number_findings(wrong, "sharing")
+    assert "UPDATE \"sharing\".chats SET from_number = '+14155550100'" in number.found
+
+
 async def test_check_names_the_columns_that_a_partners_own_table_lacks(scene: Scene) -> None:
     execute(scene.engine, "ALTER TABLE chats DROP COLUMN service", "ALTER TABLE chats DROP COLUMN missing_at")
     (finding,) = output.fault_findings(await check.examine_table(scene.engine))

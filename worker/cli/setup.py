@@ -122,14 +122,15 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
                 await db.require_current_schema(engine)
                 found = f"{db.shown(url)}, schema at revision {db.HEAD}"
                 add(output.Finding(state="ok", about="database", found=found))
+                schema = db.schema_of(engine.sync_engine)
                 faults = await check.examine_table(engine)
-                add(*output.fault_findings(faults))
+                add(*output.fault_findings(faults, schema))
                 if not any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
                     lines, wrong = await check.examine_lines(engine, cards)
                     add(*output.line_findings(lines))
                     add(output.due_finding(await check.count_due(engine, settings.rules, cards, clock.now())))
-                    add(*output.number_findings(wrong))
-                    add(*output.fault_findings(await check.examine_rows(engine, clock.now())))
+                    add(*output.number_findings(wrong, schema))
+                    add(*output.fault_findings(await check.examine_rows(engine, clock.now()), schema))
     except WorkerError as error:
         add(output.Finding(state="FAIL", about="database", found=str(error)))
     wrong_count = sum(finding.state == "FAIL" for finding in findings)

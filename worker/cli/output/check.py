@@ -55,22 +55,25 @@ def line_findings(lines: Sequence[LineUse]) -> Iterator[Finding]:
         yield Finding(state="FAIL", about="card", found=found)
 
 
-def number_findings(wrong: Sequence[WrongNumber]) -> Iterator[Finding]:
-    """Each value of `from_number` that is not E.164, with the number that was probably meant."""
+def number_findings(wrong: Sequence[WrongNumber], schema: str | None = None) -> Iterator[Finding]:
+    """Each value of `from_number` that is not E.164, with the number that was probably meant.
+
+    `schema` is the PostgreSQL schema of the table `chats`, for the SQL; None: where the search path points.
+    """
     for number in wrong[:NUMBERS_SHOWN]:
-        yield Finding(state="FAIL", about="chats", found=wrong_number_text(number))
+        yield Finding(state="FAIL", about="chats", found=wrong_number_text(number, schema))
     if hidden := wrong[NUMBERS_SHOWN:]:
         count = _chats(sum(number.chats for number in hidden))
         found = f"from_number has {len(hidden):,} more values that are not E.164, in {count}"
         yield Finding(state="FAIL", about="chats", found=found)
 
 
-def wrong_number_text(number: WrongNumber) -> str:
+def wrong_number_text(number: WrongNumber, schema: str | None = None) -> str:
     """What is wrong with a value of `from_number`, and what to do."""
     found = f"from_number is {_example(number.written)!r} in {_chats(number.chats)}"
     if number.meant is None:
         return f"{found}; it must be E.164, such as +14155550100"
-    return f"{found}; {_meant(number, number.meant)}"
+    return f"{found}; {_meant(number, number.meant, schema)}"
 
 
 def due_finding(counts: Mapping[Verdict, int]) -> Finding:
@@ -83,10 +86,10 @@ def due_finding(counts: Mapping[Verdict, int]) -> Finding:
     return Finding(state="ok", about="chats", found=f"{due}; {others}" if others else due)
 
 
-def fault_findings(faults: Sequence[Fault]) -> Iterator[Finding]:
+def fault_findings(faults: Sequence[Fault], schema: str | None = None) -> Iterator[Finding]:
     """The faults of the table `chats` and of its rows."""
     for fault in faults:
-        yield Finding(state="FAIL", about="chats", found=_fault_text(fault))
+        yield Finding(state="FAIL", about="chats", found=_fault_text(fault, schema))
 
 
 def _card_finding(line: LineUse, card: Card) -> Finding:
@@ -100,17 +103,17 @@ def _card_finding(line: LineUse, card: Card) -> Finding:
     return Finding(state="note", about="card", found=f"{about}: not active; no chat depends on it")
 
 
-def _meant(number: WrongNumber, meant: str) -> str:
+def _meant(number: WrongNumber, meant: str, schema: str | None) -> str:
     card = number.meant_card
     has = "" if card is None else f", which has {'an active card' if card.is_active else 'a card that is not active'}"
     question = f"did you mean {meant}{has}?"
     if not number.written.isprintable() or len(number.written) > LONGEST_EXAMPLE:
         return question
     written = number.written.replace("'", "''")
-    return f"{question} UPDATE chats SET from_number = '{meant}' WHERE from_number = '{written}'"  # noqa: S608 -- for the admin to run
+    return f"{question} UPDATE {_table(schema)} SET from_number = '{meant}' WHERE from_number = '{written}'"  # noqa: S608 -- for the admin to run
 
 
-def _fault_text(fault: Fault) -> str:
+def _fault_text(fault: Fault, schema: str | None) -> str:
     have = f"{fault.count:,} {'row has' if fault.count == 1 else 'rows have'}"
     ids = "1 id is" if fault.count == 1 else f"{fault.count:,} ids are"
     examples = " and ".join(repr(_example(text)) for text in fault.examples)
@@ -118,7 +121,7 @@ def _fault_text(fault: Fault) -> str:
         FaultKind.MISSING_COLUMNS: f"the table 'chats' must also have: {', '.join(fault.examples)}",
         FaultKind.NO_KEY: (
             "the table 'chats' has no primary key, and an id that is in it twice makes a pass fail: "
-            "CREATE UNIQUE INDEX chats_id ON chats (id)"
+            f"CREATE UNIQUE INDEX chats_id ON {_table(schema)} (id)"
         ),
         FaultKind.DUPLICATE_IDS: f"{ids} in the table more than once, such as {examples}; keep one row of each",
         FaultKind.SIMILAR_IDS: (
@@ -140,6 +143,11 @@ def _fault_text(fault: Fault) -> str:
         ),
     }
     return texts[fault.kind]
+
+
+def _table(schema: str | None) -> str:
+    """The table `chats` as SQL names it: with a schema of our own, another `chats` may be on the search path."""
+    return f'"{schema}".chats' if schema else "chats"
 
 
 def _example(text: str) -> str:
