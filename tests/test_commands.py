@@ -200,7 +200,7 @@ async def test_a_dry_run_calls_nobody_and_writes_nothing(
     assert ended.code == 0
     assert await rows() == before
     assert live.called() == []
-    assert re.search(r"^  due +30  would be called$", ended.out, re.MULTILINE)
+    assert re.search(r"^  due +30  would be shared with$", ended.out, re.MULTILINE)
     assert re.search(r"^  card_inactive +1 ", ended.out, re.MULTILINE)
     assert re.search(r"^  chats +32$", ended.out, re.MULTILINE)
     assert "  chat-00\n" in ended.out
@@ -341,7 +341,7 @@ async def test_check_finds_what_keeps_chats_from_their_share(live: Scene, settin
     await live.add_chat("cardless", from_number="+15550100003")
     ended = await share_worker("check", **settings)
     assert ended.code == 1
-    assert f"FAIL  card      {OTHER} (Acme Support): not active, so 1 chats are not shared with" in ended.out
+    assert f"FAIL  card      {OTHER} (Acme Support): not active, so no share for its 1 chat" in ended.out
     assert "FAIL  card      +15550100003: has no contact card" in ended.out
     assert ended.out.endswith("2 of these need attention.\n")
     document = json.loads((await share_worker("check", "--json", **settings)).out)

@@ -14,11 +14,11 @@ from tests.past import RUN, Past
 from tests.scene import LINE, Scene
 from worker import db, text
 from worker.chats import facts
-from worker.cli.output import bars
-from worker.cli.output.explain import explanation_lines
+from worker.cli.output import status
+from worker.cli.output.explain import explanation_lines, fact_texts
 from worker.db.tables import chats as chats_table
 from worker.ledger import history
-from worker.ledger.history import Wanted
+from worker.ledger.history import AttemptFilter
 from worker.linq.answers import Card
 from worker.outcomes import Outcome
 from worker.questions import suggest
@@ -74,22 +74,22 @@ async def three_days(engine: AsyncEngine, past: Past) -> AsyncEngine:
     return engine
 
 
-FOUND: list[tuple[Wanted, int | None, str]] = [
-    (Wanted(), None, "a10 c10 b10 a10 c09 b09 a09 c08 b08 a08"),
-    (Wanted(), 4, "a10 c10 b10 a10"),
-    (Wanted(), 5, "a10 c10 b10 a10 c09"),
-    (Wanted(chat_ids=["a", "c"]), None, "a10 c10 a10 c09 a09 c08 a08"),
-    (Wanted(chat_ids=["nobody"]), None, ""),
-    (Wanted(lines=[OTHER]), None, "b10 b09 b08"),
-    (Wanted(lines=[LINE, OTHER]), 2, "a10 b10"),
-    (Wanted(since=date(2026, 3, 9)), None, "a10 c10 b10 a10 c09 b09 a09"),
-    (Wanted(until=date(2026, 3, 8)), None, "c08 b08 a08"),
-    (Wanted(since=date(2026, 3, 9), until=date(2026, 3, 9)), None, "c09 b09 a09"),
-    (Wanted(since=date(2026, 3, 11)), None, ""),
-    (Wanted(outcomes=[Outcome.REJECTED, Outcome.UNKNOWN]), None, "a10 b10 b09 b08"),
-    (Wanted(codes=[2012]), 1, "b10"),
-    (Wanted(run_id="run-1"), None, "c09 b09 a09"),
-    (Wanted(run_id="run-1", chat_ids=["c"]), None, "c09"),
+FOUND: list[tuple[AttemptFilter, int | None, str]] = [
+    (AttemptFilter(), None, "a10 c10 b10 a10 c09 b09 a09 c08 b08 a08"),
+    (AttemptFilter(), 4, "a10 c10 b10 a10"),
+    (AttemptFilter(), 5, "a10 c10 b10 a10 c09"),
+    (AttemptFilter(chat_ids=["a", "c"]), None, "a10 c10 a10 c09 a09 c08 a08"),
+    (AttemptFilter(chat_ids=["nobody"]), None, ""),
+    (AttemptFilter(lines=[OTHER]), None, "b10 b09 b08"),
+    (AttemptFilter(lines=[LINE, OTHER]), 2, "a10 b10"),
+    (AttemptFilter(since=date(2026, 3, 9)), None, "a10 c10 b10 a10 c09 b09 a09"),
+    (AttemptFilter(until=date(2026, 3, 8)), None, "c08 b08 a08"),
+    (AttemptFilter(since=date(2026, 3, 9), until=date(2026, 3, 9)), None, "c09 b09 a09"),
+    (AttemptFilter(since=date(2026, 3, 11)), None, ""),
+    (AttemptFilter(outcomes=[Outcome.REJECTED, Outcome.UNKNOWN]), None, "a10 b10 b09 b08"),
+    (AttemptFilter(codes=[2012]), 1, "b10"),
+    (AttemptFilter(run_id="run-1"), None, "c09 b09 a09"),
+    (AttemptFilter(run_id="run-1", chat_ids=["c"]), None, "c09"),
 ]
 
 
@@ -109,7 +109,7 @@ async def test_a_look_at_the_newest_rows_reads_the_newest_day_alone(three_days: 
         if "ORDER BY" in statement:
             read.append(str(parameters))
 
-    assert len([attempt async for attempt in history.attempts(three_days, Wanted(), at_most=2)]) == 2
+    assert len([attempt async for attempt in history.attempts(three_days, AttemptFilter(), at_most=2)]) == 2
     assert len(read) == 1
     assert "2026" in read[0]
 
@@ -215,30 +215,43 @@ async def test_a_chat_that_waiting_does_not_help_says_what_must_change(
 async def test_the_rules_are_told_as_the_verdict_applies_them(known: Scene, engine: AsyncEngine, past: Past) -> None:
     await know(engine, "chat", health_status="opted_out")
     await past.attempt("chat", START - HOUR / 2)
-    judgement = (await told(engine, Rules(max_per_chat=3), START)).judgement
+    explained = await told(engine, Rules(max_per_chat=3), START)
+    judgement = explained.judgement
     assert judgement
     assert judgement.verdict is Verdict.OPTED_OUT
     assert [state.rule for state in judgement.rules] == [rule for rule in Verdict if rule is not Verdict.DUE]
     assert {state.rule.value for state in judgement.rules if state.holds} == {"opted_out", "already_today", "too_soon"}
     assert {state.rule.value for state in judgement.rules if state.holds is None} == {"dormant", "group_excluded"}
-    facts = {state.rule: state.fact for state in judgement.rules}
-    assert facts[Verdict.OPTED_OUT] == "opted_out"
+    facts = fact_texts(explained, Rules(max_per_chat=3))
+    assert facts[Verdict.OPTED_OUT] == "health_status is opted_out"
     assert facts[Verdict.ALREADY_TODAY] == "shared 2026-03-10 09:00:00+00"
-    assert facts[Verdict.CAP_REACHED] == "1 shares; SHARE_MAX_PER_CHAT is 3"
+    assert facts[Verdict.CAP_REACHED] == "1 share; SHARE_MAX_PER_CHAT is 3"
 
 
 async def test_an_explanation_keeps_within_a_narrow_terminal(known: Scene, engine: AsyncEngine, past: Past) -> None:
     await know(engine, "chat", paused_at=START, paused_reason="the recipient complained twice, by letter and by phone")
     await past.attempt("chat", START - HOUR, Outcome.REJECTED, error_message="no active contact card " * 5)
     explained = await told(engine, Rules(timezone=BERLIN), START)
-    wide = [len(line) for line in explanation_lines(explained, Rules(timezone=BERLIN), wide=None)]
-    narrow = list(explanation_lines(explained, Rules(timezone=BERLIN), wide=66))
+    wide = [len(line) for line in explanation_lines(explained, Rules(timezone=BERLIN), width=None)]
+    narrow = list(explanation_lines(explained, Rules(timezone=BERLIN), width=66))
     assert max(wide) > 100
     assert max(map(len, narrow)) <= 66
     start = next(number for number, line in enumerate(narrow) if line.startswith("> paused"))
-    told_below = " ".join(" ".join(narrow[start : start + 5]).split())
-    assert told_below.startswith("> paused yes 2026-03-10 10:30:00+01: the recipient complained twice, by letter")
-    assert " by phone an admin paused the chat missing no " in told_below
+    text_from_there = " ".join(" ".join(narrow[start : start + 5]).split())
+    assert text_from_there.startswith("> paused yes 2026-03-10 10:30:00+01: the recipient complained twice, by letter")
+    assert " by phone missing no missing_at is empty " in text_from_there
+
+
+async def test_no_fact_contradicts_its_rule(known: Scene, engine: AsyncEngine) -> None:
+    """An id that is too long makes the chat `missing`, though `missing_at` is empty."""
+    chat_id = "x" * 501
+    await know(engine, chat_id, service=None)
+    explained = await told(engine, Rules(), START, chat_id)
+    assert explained.judgement
+    assert explained.judgement.verdict is Verdict.MISSING
+    facts = fact_texts(explained, Rules())
+    assert facts[Verdict.MISSING] == "the id has 501 characters; it must have 1 to 500"
+    assert facts[Verdict.NOT_IMESSAGE] == "service is not known"
 
 
 # ids that were perhaps meant
@@ -269,14 +282,14 @@ async def test_a_slip_in_an_id_finds_the_chat_that_was_meant(engine: AsyncEngine
         await past.attempt(UUID, START)
     async with db.read(engine) as connection:
         for slip, typed in SLIPS.items():
-            assert await suggest.near_chat_ids(connection, typed) == [UUID], slip
+            assert await suggest.similar_chat_ids(connection, typed) == [UUID], slip
 
 
 async def test_an_id_like_no_other_finds_none(engine: AsyncEngine) -> None:
     await know(engine, UUID)
     async with db.read(engine) as connection:
         for typed in ("", "x", "%", "ÿÿÿ", "a" * 5000, "nothing-like-it-anywhere"):
-            assert await suggest.near_chat_ids(connection, typed) == [], typed
+            assert await suggest.similar_chat_ids(connection, typed) == [], typed
 
 
 async def test_the_beginning_of_a_run_is_enough_and_is_taken_as_it_is(engine: AsyncEngine, past: Past) -> None:
@@ -285,7 +298,7 @@ async def test_the_beginning_of_a_run_is_enough_and_is_taken_as_it_is(engine: As
     async with db.read(engine) as connection:
 
         async def like(beginning: str) -> list[str]:
-            return [run.id for run in await history.runs_like(connection, beginning, 9)]
+            return [run.id for run in await history.runs_beginning_with(connection, beginning, 9)]
 
         assert await like("20260310T090000Z-a1b") == [RUN]
         assert await like("20260310") == ["20260310T090000Z-a1ffff", RUN]
@@ -300,33 +313,33 @@ async def test_the_beginning_of_a_run_is_enough_and_is_taken_as_it_is(engine: As
 
 def days(*counts: tuple[int, int, int, int]) -> dict[date, dict[str, int]]:
     return {
-        date(2026, 3, 1) + timedelta(days=number): dict(zip(bars.OUTCOMES, each, strict=True))
+        date(2026, 3, 1) + timedelta(days=number): dict(zip(status.BAR_OUTCOMES, each, strict=True))
         for number, each in enumerate(counts)
     }
 
 
 def test_bars_are_in_proportion_and_show_whatever_is_not_nothing() -> None:
-    assert bars.bar([50, 0, 0, 0], most=100, wide=10) == "█████"
-    assert bars.bar([999_999, 1, 1, 1], most=1_000_002, wide=10) == "███████▒░·"
-    assert bars.bar([1, 0, 0, 0], most=1_000_000, wide=10) == "█"
-    assert bars.bar([0, 0, 0, 0], most=5, wide=10) == ""
-    assert bars.bar([0, 0, 0, 0], most=0, wide=10) == ""
+    assert status.bar_of([50, 0, 0, 0], most=100, length=10) == "█████"
+    assert status.bar_of([999_999, 1, 1, 1], most=1_000_002, length=10) == "███████▒░·"
+    assert status.bar_of([1, 0, 0, 0], most=1_000_000, length=10) == "█"
+    assert status.bar_of([0, 0, 0, 0], most=5, length=10) == ""
+    assert status.bar_of([0, 0, 0, 0], most=0, length=10) == ""
 
 
-@pytest.mark.parametrize("wide", [30, 50, 66, 80, 200])
-def test_a_chart_fits_where_it_is_shown(wide: int) -> None:
-    lines = list(bars.day_lines(days((1_000_000, 20_000, 7, 0), (0, 0, 0, 0), (3, 1, 0, 0)), wide=wide))
+@pytest.mark.parametrize("width", [30, 50, 66, 80, 200])
+def test_a_chart_fits_where_it_is_shown(width: int) -> None:
+    lines = list(status.day_lines(days((1_000_000, 20_000, 7, 0), (0, 0, 0, 0), (3, 1, 0, 0)), width=width))
     assert [line[:10] for line in lines[1:]] == ["2026-03-01", "2026-03-02", "2026-03-03"]
-    assert all(len(line) <= wide for line in lines[1:])
+    assert all(len(line) <= width for line in lines[1:])
     assert lines[1].count("█") > 3
     assert "█" not in lines[2]
     assert lines[3].endswith("█▒")
-    if wide >= 80:
+    if width >= 80:
         assert "1,000,000" in lines[1]
 
 
 def test_a_chart_has_letters_where_blocks_cannot_be_written() -> None:
-    lines = list(bars.day_lines(days((30, 10, 1, 1)), wide=None, marks=bars.LETTERS))
+    lines = list(status.day_lines(days((30, 10, 1, 1)), width=None, marks=status.LETTERS))
     assert "".join(lines).isascii()
     assert re.search(r"  #+x+\?\.$", lines[1])
 

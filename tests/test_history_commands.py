@@ -22,6 +22,7 @@ from worker.chats import facts
 from worker.db.tables import chats as chats_table
 from worker.linq.answers import Card
 from worker.outcomes import Outcome
+from worker.rules.eligibility import Verdict
 
 OTHER = "+15550100002"
 HOUR = timedelta(hours=1)
@@ -95,10 +96,10 @@ async def test_explain_tells_all_about_a_chat(settings: dict[str, str]) -> None:
     assert f"  from_number       {LINE}" in lines
     assert f"Card of {LINE}, as last seen" in lines
     assert "  is_active         yes" in lines
-    assert "  already_today: called, or perhaps called, on this share day" in lines
+    assert f"  already_today: {Verdict.ALREADY_TODAY.meaning}" in lines
     marked = [line for line in lines if line.startswith(">")]
     assert [line.split()[1:3] for line in marked] == [["already_today", "yes"]]
-    assert re.search(r"^   opted_out +no +health not known +the recipient opted out$", ended.out, re.MULTILINE)
+    assert re.search(r"^  opted_out +no +health_status is not known$", ended.out, re.MULTILINE)
     tomorrow = NOW.astimezone(ZONE).date() + timedelta(days=1)
     assert re.search(rf"^Next due +from {tomorrow} 00:00:00", ended.out, re.MULTILINE)
     assert re.search(rf"^Scheduled +{tomorrow} 10:00:00", ended.out, re.MULTILINE)
@@ -108,8 +109,8 @@ async def test_explain_tells_all_about_a_chat(settings: dict[str, str]) -> None:
 
 async def test_explain_names_linqs_answer_and_what_must_change(settings: dict[str, str]) -> None:
     ended = await share_worker("explain", REFUSED, **settings)
-    assert re.search(r"^> +card_inactive +yes +not active ", ended.out, re.MULTILINE)
-    assert "on no coming day, until its line's contact card is active (card_inactive)" in ended.out
+    assert re.search(r"^> +card_inactive +yes +the card is not active$", ended.out, re.MULTILINE)
+    assert "Next due   not until its line's contact card is active (card_inactive)\n" in ended.out
     assert re.search(r"rejected  404/2012  took 0\.2 s$", ended.out, re.MULTILINE)
     assert "    said: No active card for it\n" in ended.out
     assert "    trace trace-7\n" in ended.out
@@ -132,7 +133,7 @@ async def test_explain_json_is_one_document(settings: dict[str, str]) -> None:
 async def test_explain_remembers_a_chat_that_left_the_table(settings: dict[str, str]) -> None:
     ended = await share_worker("explain", GONE, **settings)
     assert ended.code == 0
-    assert "  Not in the table 'chats', so nobody calls it; the ledger remembers it.\n" in ended.out
+    assert "  Not in the table 'chats', so it is not shared with; the ledger has its history.\n" in ended.out
     assert "Attempts: 1 shared, newest first" in ended.out
     assert "Verdict" not in ended.out
 
@@ -162,8 +163,8 @@ async def test_explain_shows_what_stands_in_a_times_place_and_names_none(
     ended = await share_worker("explain", "odd", **settings)
     assert (ended.code, ended.err) == (0, "")
     assert "  is_group          no\n" in ended.out
-    assert f"  last_outbound_at  '{written}' names no time\n" in ended.out
-    assert re.search(rf"^> +no_outbound +yes +'{written}' names no time ", ended.out, re.MULTILINE)
+    assert f"  last_outbound_at  '{written}' is not a timestamp\n" in ended.out
+    assert re.search(rf"^> +no_outbound +yes +'{written}' is not a timestamp$", ended.out, re.MULTILINE)
     document = json.loads((await share_worker("explain", "stopped", "--json", **settings)).out)
     assert document["verdict"] == "paused"
     assert document["chat"]["paused_at"] is None
@@ -331,10 +332,10 @@ async def test_status_is_one_screen(past: Past, settings: dict[str, str]) -> Non
     tomorrow = NOW.astimezone(ZONE).date() + timedelta(days=1)
     assert re.fullmatch(rf"{tomorrow} 08:30\S+, in \d+ h by '30 8 \* \* \*', {re.escape(str(ZONE))}", told["next pass"])
     assert told["running"].startswith("20260310T100000Z-000000 on host:77, for ")
-    assert told["today"] == f"{NOW.astimezone(ZONE).date()}: 2 shared, 1 rejected, 1 being called"
+    assert told["today"] == f"{NOW.astimezone(ZONE).date()}: 2 shared, 1 rejected, 1 in flight"
     assert told["due now"].startswith("1 of 3 chats; cards as seen ")
     assert told["stale"] == "1 claims of dead workers; the next pass settles them"
-    assert told["cards"] == f"1 of 2 active; none for {OTHER} (1 chats)"
+    assert told["cards"] == f"1 of 2 active; none for {OTHER} (1 chat)"
     days = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d ", line)]
     assert len(days) == 14
     assert re.search(r" 2 +1 +0 +0  █+▒+$", days[-1])

@@ -15,9 +15,12 @@ from tests.commands import KEY, share_worker
 from tests.conftest import START
 from tests.scene import LINE, Scene
 from worker import db
-from worker.db.partner_values import LONGEST_ID, Unfit, count_unfit
+from worker.cli.output import check as output
+from worker.db.partner_values import LONGEST_ID
 from worker.db.tables import chats, read_time, share_attempts
+from worker.linq.answers import Card
 from worker.outcomes import RunStatus
+from worker.questions import check
 from worker.rules.eligibility import Rules, as_cards, count_verdicts
 
 GOOD = "2026-03-10 07:00:00"
@@ -242,55 +245,225 @@ async def test_where_groups_are_excluded_only_what_says_no_is_none(
     assert await one_pass_with(scene, rules, ("x", LINE, "iMessage", is_group, GOOD)) == called
 
 
-# It is said
+# Check finds it
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_rows_that_can_never_be_due_are_counted_and_no_others(scene: Scene) -> None:
+def execute(engine: AsyncEngine, *statements: str) -> None:
+    """Execute SQL of a partner's, past the worker's code."""
+    if engine.dialect.name == "sqlite":
+        with sqlite3.connect(str(engine.url.database)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+        return
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as postgresql:
+        for statement in statements:
+            postgresql.execute(statement)
+
+
+def make_own_table(engine: AsyncEngine) -> None:
+    """Put a partner's own table, without any key, in place of the worker's `chats`."""
+    copy = "CREATE TABLE own AS SELECT * FROM chats"
+    execute(engine, copy, "DROP TABLE chats", "ALTER TABLE own RENAME TO chats")
+
+
+def card(number: str, *, active: bool = True) -> Card:
+    return Card(phone_number=number, first_name="Acme", last_name=None, image_url=None, is_active=active)
+
+
+async def check_chats(engine: AsyncEngine, now: datetime = START) -> list[str]:
+    """What `check` says of the table `chats` and its rows, without the counts of due chats."""
+    faults = await check.examine_table(engine)
+    return [finding.found for finding in output.fault_findings([*faults, *await check.examine_rows(engine, now)])]
+
+
+async def check_numbers(engine: AsyncEngine, *cards: Card) -> list[str]:
+    """What `check` says of the lines that are no E.164 numbers, with these cards in the account."""
+    _, wrong = await check.examine_lines(engine, cards)
+    return [finding.found for finding in output.number_findings(wrong)]
+
+
+async def test_check_has_nothing_to_say_of_rows_that_are_right(scene: Scene) -> None:
     write(
         scene.engine,
-        ("one", LINE, "iMessage", 0, "last tuesday"),
-        ("", LINE, "iMessage", 0, 1773127815),
-        ("x" * (LONGEST_ID + 1), LINE, "iMessage", 0, GOOD),
-        (b"blob", LINE, "iMessage", 0, None),
-        ("good", LINE, "iMessage", 0, GOOD),
-        ("new", LINE, "iMessage", 0, None),
+        ("7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71", LINE, "iMessage", False, GOOD),
+        ("UPPER", LINE, "iMessage", False, "2026-03-10 09:33:00+00:00"),
+        ("new", LINE, None, True, None),
     )
-    async with db.read(scene.engine) as connection:
-        assert await count_unfit(connection) == Unfit(ids=3, times=2, written="last tuesday")
+    assert await check_chats(scene.engine) == []
+    assert await check_numbers(scene.engine) == []
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_check_names_the_rows_that_can_never_be_due(scene: Scene, database_url: str) -> None:
-    now = datetime.now(UTC).isoformat()
-    write(
-        scene.engine,
-        ("one", LINE, "iMessage", 0, "last\ntuesday"),
-        ("two", LINE, "iMessage", 0, 1773127815),
-        ("", LINE, "iMessage", 0, now),
-        ("good", LINE, "iMessage", 0, now),
-    )
-    ended = await share_worker("check", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url)
-    assert ended.code == 1
-    assert "ok    chats     1 of 4 are due now; 1 missing, 2 no_outbound" in ended.out
-    assert "FAIL  chats     2 have a last_outbound_at that names no time, such as 'last tuesday'; write" in ended.out
-    assert f"FAIL  chats     1 have an id that is no text of 1 to {LONGEST_ID} characters; write Linq's" in ended.out
+async def test_check_finds_ids_that_linq_may_take_for_one_chat(scene: Scene) -> None:
+    ids = ("abc", "ABC", "Abc", "x y", "other")
+    write(scene.engine, *((chat_id, LINE, "iMessage", False, GOOD) for chat_id in ids))
+    (similar,) = await check_chats(scene.engine)
+    assert similar.startswith("1 id is in the table in several spellings, such as 'ABC' and 'abc'; to Linq they may be")
+    write(scene.engine, (" x y", LINE, "iMessage", False, GOOD))
+    similar, padded = await check_chats(scene.engine)
+    assert similar.startswith("2 ids are in the table in several spellings, such as ' x y' and 'x y'; to Linq they may")
+    assert padded == "1 row has an id with blanks around it, such as ' x y'; it must be Linq's id alone"
+
+
+async def test_check_finds_times_that_have_not_come(scene: Scene) -> None:
+    write(scene.engine, ("early", LINE, "iMessage", False, "2026-03-10 11:00:00+00:00"))
+    execute(scene.engine, "UPDATE chats SET paused_at = '2027-01-01 00:00:00+00:00' WHERE id = 'early'")
+    outbound, paused = await check_chats(scene.engine, START)
+    assert outbound.startswith("1 row has a last_outbound_at in the future, such as '2026-03-10 11:00:00+00")
+    assert outbound.endswith("; it must be a time that has passed, in UTC or with its offset")
+    assert paused.startswith("1 row has a paused_at in the future, such as '2027-01-01 00:00:00+00")
+    assert await check_chats(scene.engine, START + timedelta(days=365)) == []
+
+
+async def test_check_finds_a_partners_own_table_without_a_key_and_ids_that_are_in_it_twice(scene: Scene) -> None:
+    write(scene.engine, *((chat_id, LINE, "iMessage", False, GOOD) for chat_id in "abc"))
+    make_own_table(scene.engine)
+    (no_key,) = await check_chats(scene.engine)
+    assert no_key.startswith("the table 'chats' has no primary key, and an id that is in it twice makes a pass fail: ")
+    write(scene.engine, *((chat_id, LINE, "iMessage", False, GOOD) for chat_id in "aac"))
+    _, duplicates = await check_chats(scene.engine)
+    assert duplicates == "2 ids are in the table more than once, such as 'a'; keep one row of each"
+
+
+async def test_what_check_says_of_a_table_without_a_key_mends_it(scene: Scene) -> None:
+    make_own_table(scene.engine)
+    (no_key,) = await check_chats(scene.engine)
+    execute(scene.engine, no_key.partition("fail: ")[2])
+    assert await check_chats(scene.engine) == []
+    await scene.add_chat("chat")
+    await scene.one_pass()
+    assert scene.called() == ["chat"]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_check_names_endless_times(scene: Scene, database_url: str) -> None:
-    write(scene.engine, ("one", LINE, "iMessage", False, "infinity"))
-    ended = await share_worker("check", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url)
-    assert "FAIL  chats     1 have a last_outbound_at that names no time, such as 'infinity'" in ended.out
+async def test_check_looks_at_the_worker_s_own_schema_and_names_it(scene: Scene) -> None:
+    """A partner's own `chats`, without a key, stands in `public`."""
+    execute(scene.engine, "DROP TABLE chats", "CREATE TABLE chats (id BIGINT)")
+    async with db.opened(scene.engine.url, schema="sharing") as engine:
+        await db.migrate(engine)
+        assert await check.examine_table(engine) == []
+        execute(engine, "ALTER TABLE sharing.chats DROP CONSTRAINT pk_chats")
+        (fault,) = output.fault_findings(await check.examine_table(engine), db.schema_of(engine.sync_engine))
+        execute(engine, fault.found.partition("fail: ")[2])
+        assert await check.examine_table(engine) == []
+    wrong = check.wrong_numbers({"14155550100": 1}, [])
+    (number,) = output.number_findings(wrong, "sharing")
+    assert "UPDATE \"sharing\".chats SET from_number = '+14155550100'" in number.found
+
+
+async def test_check_names_the_columns_that_a_partners_own_table_lacks(scene: Scene) -> None:
+    execute(scene.engine, "ALTER TABLE chats DROP COLUMN service", "ALTER TABLE chats DROP COLUMN missing_at")
+    (finding,) = output.fault_findings(await check.examine_table(scene.engine))
+    assert finding.found == "the table 'chats' must also have: service, missing_at"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("14155550100", "did you mean +14155550100, which has an active card? "),
+        ("(415) 555-0100", "did you mean +14155550100, which has an active card? "),
+        ("+1 415-555-0199", "did you mean +14155550199, which has a card that is not active? "),
+        ("442079460958", "did you mean +442079460958? "),
+        ("it's us", "it must be E.164, such as +14155550100"),
+        ("", "it must be E.164, such as +14155550100"),
+    ],
+)
+async def test_check_says_which_line_a_wrong_from_number_means(scene: Scene, written: str, said: str) -> None:
+    cards = (card("+14155550100"), card("+14155550199", active=False))
+    write(scene.engine, *((chat_id, written, "iMessage", False, GOOD) for chat_id in "ab"))
+    (found,) = await check_numbers(scene.engine, *cards)
+    assert found.startswith(f"from_number is {written!r} in 2 chats; {said}")
+    before, _, update = found.partition("? ")
+    if update:
+        assert before
+        execute(scene.engine, update)
+        assert await check_numbers(scene.engine, *cards) == []
+
+
+async def test_a_few_digits_are_not_taken_for_a_line(scene: Scene) -> None:
+    write(scene.engine, ("chat", "0100", "iMessage", False, GOOD))
+    (found,) = await check_numbers(scene.engine, card("+14155550100"))
+    assert found == "from_number is '0100' in 1 chat; it must be E.164, such as +14155550100"
+
+
+async def test_a_line_that_linq_lists_is_right_however_it_is_written(scene: Scene) -> None:
+    write(scene.engine, ("chat", "12345", "iMessage", False, GOOD))
+    assert await check_numbers(scene.engine, card("12345")) == []
+
+
+async def test_a_table_full_of_wrong_numbers_is_said_in_a_few_lines(scene: Scene) -> None:
+    write(scene.engine, *((f"chat-{number}", f"line {number}", "iMessage", False, GOOD) for number in range(25)))
+    found = await check_numbers(scene.engine)
+    assert len(found) == 21
+    assert found[-1] == "from_number has 5 more values that are not E.164, in 5 chats"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("written", UNREADABLE[:-1])
+async def test_check_counts_what_sqlite_keeps_that_is_no_id_and_no_timestamp(scene: Scene) -> None:
+    write(
+        scene.engine,
+        ("one", LINE, "iMessage", 0, "last\ntuesday"),
+        ("", LINE, "iMessage", 0, 1773127815),
+        ("x" * (LONGEST_ID + 1), LINE, "iMessage", 0, GOOD),
+        (b"\xff", b"\xff", "iMessage", 0, b"\xff"),
+        ("good", LINE, "iMessage", 0, GOOD),
+        ("new", LINE, "iMessage", 0, None),
+    )
+    ids, times = await check_chats(scene.engine)
+    assert ids.startswith(f"3 rows have an id that is not a text of 1 to {LONGEST_ID} characters, such as 'xxxx")
+    assert times == (
+        "3 rows have a last_outbound_at that is not a timestamp, such as 'last\\ntuesday'; "
+        "it must be ISO 8601, such as 2026-03-10T09:00:00Z"
+    )
+    (number,) = await check_numbers(scene.engine)
+    assert number.startswith("from_number is \"X'FF'\" in 1 chat; it must be E.164")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_check_names_endless_times(scene: Scene) -> None:
+    write(scene.engine, ("one", LINE, "iMessage", False, "infinity"), ("two", LINE, "iMessage", False, "294276-12-31"))
+    endless, future = await check_chats(scene.engine)
+    assert endless.startswith("1 row has a last_outbound_at that is not a timestamp, such as 'infinity'; it must be")
+    assert future.startswith("1 row has a last_outbound_at in the future, such as '294276-12-31 00:00:00")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_command_names_the_rows_that_can_never_be_due(scene: Scene, database_url: str) -> None:
+    now = datetime.now(UTC).isoformat()
+    write(
+        scene.engine,
+        ("one", LINE, "iMessage", 0, "last tuesday"),
+        ("", LINE, "iMessage", 0, now),
+        ("good", LINE, "iMessage", 0, now),
+        ("typed", LINE.removeprefix("+"), "iMessage", 0, now),
+    )
+    ended = await share_worker("check", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url)
+    assert ended.code == 1
+    assert f"ok    card      {LINE} (Acme Support): active, 3 chats\n" in ended.out
+    assert "ok    chats     1 of 4 are due now; 1 missing, 1 no_outbound, 1 no_card\n" in ended.out
+    assert (
+        "FAIL  chats     1 row has a last_outbound_at that is not a timestamp, such as 'last tuesday'; it" in ended.out
+    )
+    assert (
+        f"FAIL  chats     1 row has an id that is not a text of 1 to {LONGEST_ID} characters, such as ''" in ended.out
+    )
+    assert f"from_number is '{LINE[1:]}' in 1 chat; did you mean {LINE}, which has an active card?" in ended.out
+    assert "contact card" not in ended.out, "the fault is in the table, not in the account"
+    listed = await share_worker(
+        "cards", "list", LINQ_API_KEY=KEY, LINQ_BASE_URL=scene.base_url, DATABASE_URL=database_url
+    )
+    assert f"\nfrom_number is '{LINE[1:]}' in 1 chat; did you mean {LINE}, which has an active card?" in listed.out
+    assert "cards create" not in listed.out, "Linq would refuse it"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("written", UNREADABLE)
 async def test_explain_reads_a_time_that_names_none(scene: Scene, database_url: str, written: object) -> None:
     write(scene.engine, ("one", LINE, "iMessage", 0, written))
     ended = await share_worker("explain", "one", LINQ_API_KEY=KEY, DATABASE_URL=database_url)
     assert ended.code == 0
-    assert "no outbound message" in ended.out
+    assert "no outbound message is known yet" in ended.out
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -298,4 +471,4 @@ async def test_explain_reads_an_endless_time(scene: Scene, database_url: str) ->
     write(scene.engine, ("one", LINE, "iMessage", False, "infinity"))
     ended = await share_worker("explain", "one", LINQ_API_KEY=KEY, DATABASE_URL=database_url)
     assert ended.code == 0
-    assert "no outbound message" in ended.out
+    assert "no outbound message is known yet" in ended.out

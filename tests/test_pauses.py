@@ -15,7 +15,7 @@ from tests.conftest import HandClock
 from tests.scene import LINE, Scene, until
 from worker import db
 from worker.chats import pause
-from worker.chats.pause import State
+from worker.chats.pause import PauseState
 from worker.clock import SystemClock
 from worker.db.tables import chats
 from worker.simulator.account import Account
@@ -101,7 +101,7 @@ async def test_a_second_pause_keeps_the_time_and_the_reason_unless_it_gives_one(
         async with db.read(scene.engine) as connection:
             changed = (await connection.execute(select(chats.c.updated_at))).scalar_one()
         assert changed == (clock.now() if given else first)
-    assert told.state is State.ALREADY_PAUSED
+    assert told.state is PauseState.ALREADY_PAUSED
 
 
 async def test_ids_come_from_stdin_by_the_thousand(live: Scene, settings: dict[str, str]) -> None:
@@ -243,5 +243,5 @@ async def test_a_signal_ends_it_between_two_batches_and_it_says_how_far_it_came(
     done = await count_paused()
     assert 0 < done < CROWD
     assert ended.code == 1
-    assert words(ended.out) == [["paused", f"{done:,}", *State.PAUSED.meaning.split()], ["chats", f"{done:,}"]]
+    assert words(ended.out) == [["paused", f"{done:,}", *PauseState.PAUSED.meaning.split()], ["chats", f"{done:,}"]]
     assert f"share-worker: it was told to stop; {done:,} chats are done, the others are not\n" in ended.err

@@ -74,7 +74,7 @@ async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
     assert "lost unknown needs_force" in lines
     assert "no rejected 2012 allowed" in lines
     assert "nobody none unknown_chat" in lines
-    assert "allowed 1 would be called again" in lines
+    assert "allowed 1 would be shared with again" in lines
     assert "needs_force 1 shared today, or perhaps shared; only with --force" in lines
     assert "chats 3" in lines
     assert len(live.called()) == 3
@@ -174,7 +174,7 @@ async def test_a_chat_whose_card_is_inactive_at_linq_is_not_called(
 async def test_nothing_that_fits_is_no_failure(live: Scene, settings: dict[str, str]) -> None:
     ended = await share_worker("rerun", "--outcome", "rejected", "--yes", **settings)
     assert (ended.code, ended.err) == (0, "")
-    assert "No attempt of today fits." in ended.out
+    assert "No attempt of today matches." in ended.out
 
 
 async def test_it_wants_to_be_told_which_attempts(settings: dict[str, str]) -> None:

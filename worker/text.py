@@ -1,33 +1,33 @@
-"""How times and spans are written for people: always with the zone's offset, as PostgreSQL writes them."""
+"""How timestamps and durations are written for users: timestamps always with their UTC offset, as PostgreSQL does."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
 
 def exact(moment: datetime, zone: tzinfo) -> str:
-    """A time to the second: `2026-03-10 10:30:05+01`."""
+    """A timestamp to the second: `2026-03-10 10:30:05+01`."""
     local = moment.astimezone(zone)
     return f"{local:%Y-%m-%d %H:%M:%S}{_offset(local)}"
 
 
 def minute(moment: datetime, zone: tzinfo) -> str:
-    """A time to the minute: `2026-03-10 10:30+01`."""
+    """A timestamp to the minute: `2026-03-10 10:30+01`."""
     local = moment.astimezone(zone)
     return f"{local:%Y-%m-%d %H:%M}{_offset(local)}"
 
 
 def both(moment: datetime, zone: tzinfo) -> str:
-    """A time to the second, and the same in UTC where that reads differently."""
-    here, there = exact(moment, zone), exact(moment, UTC)
-    return here if here == there else f"{here} = {there}"
+    """A timestamp to the second, followed by the same in UTC if that reads differently."""
+    local, in_utc = exact(moment, zone), exact(moment, UTC)
+    return local if local == in_utc else f"{local} = {in_utc}"
 
 
-def no_time(written: str) -> str:
-    """What stands in a time's place and names none."""
-    return f"{written!r} names no time"
+def unparseable(written: str) -> str:
+    """What to show for a timestamp that cannot be parsed."""
+    return f"{written!r} is not a timestamp"
 
 
 def span(length: timedelta) -> str:
-    """How long something took: `38 ms`, `1.7 s`, `0:02:31`."""
+    """A duration: `38 ms`, `1.7 s`, `0:02:31`."""
     seconds = length.total_seconds()
     if 0 <= seconds < 0.1:
         return f"{seconds * 1000:.0f} ms"
@@ -35,11 +35,11 @@ def span(length: timedelta) -> str:
 
 
 def roughly(length: timedelta) -> str:
-    """How long ago, or how long to wait, in one unit: `40 s`, `5 min`, `3 h`, `12 days`."""
+    """A duration in one unit: `40 s`, `5 min`, `3 h`, `12 days`."""
     seconds = abs(length.total_seconds())
-    for many, unit in ((172_800, "days"), (5_400, "h"), (90, "min")):
-        if seconds >= many:
-            return f"{round(seconds / {'days': 86_400, 'h': 3_600, 'min': 60}[unit])} {unit}"
+    for least, seconds_in_unit, unit in ((172_800, 86_400, "days"), (5_400, 3_600, "h"), (90, 60, "min")):
+        if seconds >= least:
+            return f"{round(seconds / seconds_in_unit)} {unit}"
     return f"{round(seconds)} s"
 
 

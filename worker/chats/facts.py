@@ -4,6 +4,7 @@ Facts that Linq tells during a pass are kept where the verdict finds them: that 
 of a line, in this worker and in every other one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from sqlalchemy import Table, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards
 from worker.linq.answers import Card
 
@@ -87,9 +89,12 @@ async def has_chat(connection: AsyncConnection, chat_id: str) -> bool:
 
 
 async def chats_per_line(connection: AsyncConnection) -> dict[str, int]:
-    """How many chats each line has."""
-    rows = await connection.execute(select(chats.c.from_number, func.count()).group_by(chats.c.from_number))
-    return {line: count for line, count in rows}  # noqa: C416 -- rows are no plain pairs
+    """How many chats each line has, whatever a partner wrote for a line."""
+    rows = await connection.execute(select(as_text(chats.c.from_number), func.count()).group_by(chats.c.from_number))
+    counts: Counter[str] = Counter()
+    for line, count in rows:
+        counts[line or ""] += count  # SQLite keeps the same letters as text and as a blob
+    return counts
 
 
 def _upsert(connection: AsyncConnection) -> "Callable[[Table], postgresql.Insert | sqlite.Insert]":

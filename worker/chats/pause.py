@@ -1,7 +1,7 @@
 """Stopping and resuming sharing in chats: the columns `paused_at` and `paused_reason`, where the verdict reads them.
 
-A pass that is running obeys at once: each of its claims asks for the verdict again, under a lock on the chat's row.
-What was claimed before the pause was committed may still be called.
+A running pass obeys at once: each of its claims asks for the verdict again, under a lock on the chat's row. A chat
+claimed before the pause was committed may still be shared with.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,11 +17,11 @@ from worker import db
 from worker.db.tables import chats
 
 BATCH: Final = 1_000
-"""So many chats are changed in one transaction: a running pass is not held up."""
+"""Chats changed in one transaction: few enough not to hold up a running pass."""
 
 
-class State(StrEnum):
-    """What was found, or done."""
+class PauseState(StrEnum):
+    """What became of one chat."""
 
     PAUSED = "paused"
     ALREADY_PAUSED = "already_paused"
@@ -31,108 +31,122 @@ class State(StrEnum):
 
     @property
     def meaning(self) -> str:
-        """The state in a few words, for people."""
+        """The state in a few words, for users."""
         return _MEANINGS[self]
 
 
 _MEANINGS: Final = {
-    State.PAUSED: "not shared with from now on",
-    State.ALREADY_PAUSED: "paused before; the time of that stays",
-    State.RESUMED: "shared with again, when due",
-    State.NOT_PAUSED: "was not paused",
-    State.UNKNOWN: "no such chat in the table 'chats'",
+    PauseState.PAUSED: "not shared with from now on",
+    PauseState.ALREADY_PAUSED: "was paused already; its time is kept",
+    PauseState.RESUMED: "shared with again when due",
+    PauseState.NOT_PAUSED: "was not paused",
+    PauseState.UNKNOWN: "no such chat in the table 'chats'",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
-    """One chat: what was done, and since when and why it is, or was, paused."""
+class PauseResult:
+    """What became of one chat, and since when and why it is, or was, paused."""
 
     chat_id: str
-    state: State
+    state: PauseState
     since: datetime | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineCounts:
-    """How many chats a line has, and how many of them are paused."""
+    """How many chats a line has, and how many of these are paused."""
 
     chats: int
     paused: int
 
 
-Change = Callable[[AsyncConnection, Sequence[str]], Awaitable[list[Told]]]
+Change = Callable[[AsyncConnection, Sequence[str]], Awaitable[list[PauseResult]]]
 
 
-async def pause(connection: AsyncConnection, ids: Sequence[str], *, reason: str | None, now: datetime) -> list[Told]:
-    """Pause chats. One that is paused keeps its time, and its reason too unless another one is given."""
+async def pause(
+    connection: AsyncConnection, ids: Sequence[str], *, reason: str | None, now: datetime
+) -> list[PauseResult]:
+    """Pause chats. A chat that is paused already keeps its time, and its reason unless a new one is given."""
     before = await _paused(connection, ids)
-    told = []
+    results = []
     for chat_id in ids:
         if chat_id not in before:
-            told.append(Told(chat_id=chat_id, state=State.UNKNOWN))
+            results.append(PauseResult(chat_id=chat_id, state=PauseState.UNKNOWN))
             continue
         since, known_reason = before[chat_id]
         if since is None:
-            told.append(Told(chat_id=chat_id, state=State.PAUSED, since=now, reason=reason))
+            results.append(PauseResult(chat_id=chat_id, state=PauseState.PAUSED, since=now, reason=reason))
         else:
-            told.append(Told(chat_id=chat_id, state=State.ALREADY_PAUSED, since=since, reason=reason or known_reason))
-    await _change(connection, told, State.PAUSED, paused_at=now, paused_reason=reason, updated_at=now)
+            results.append(
+                PauseResult(
+                    chat_id=chat_id, state=PauseState.ALREADY_PAUSED, since=since, reason=reason or known_reason
+                )
+            )
+    await _change(connection, results, PauseState.PAUSED, paused_at=now, paused_reason=reason, updated_at=now)
     if reason is not None:
-        await _change(connection, told, State.ALREADY_PAUSED, paused_reason=reason, updated_at=now)
-    return told
+        await _change(connection, results, PauseState.ALREADY_PAUSED, paused_reason=reason, updated_at=now)
+    return results
 
 
-async def resume(connection: AsyncConnection, ids: Sequence[str], *, now: datetime) -> list[Told]:
-    """Let chats be shared with again; what they were paused for is told, and forgotten."""
+async def resume(connection: AsyncConnection, ids: Sequence[str], *, now: datetime) -> list[PauseResult]:
+    """Let chats be shared with again. The results say why they were paused; the table no longer does."""
     before = await _paused(connection, ids)
-    told = []
+    results = []
     for chat_id in ids:
         since, reason = before.get(chat_id, (None, None))
-        state = State.RESUMED if since is not None else State.NOT_PAUSED if chat_id in before else State.UNKNOWN
-        told.append(Told(chat_id=chat_id, state=state, since=since, reason=reason))
-    await _change(connection, told, State.RESUMED, paused_at=None, paused_reason=None, updated_at=now)
-    return told
+        state = (
+            PauseState.RESUMED
+            if since is not None
+            else PauseState.NOT_PAUSED
+            if chat_id in before
+            else PauseState.UNKNOWN
+        )
+        results.append(PauseResult(chat_id=chat_id, state=state, since=since, reason=reason))
+    await _change(connection, results, PauseState.RESUMED, paused_at=None, paused_reason=None, updated_at=now)
+    return results
 
 
-async def change_ids(engine: AsyncEngine, ids: Sequence[str], change: Change) -> AsyncIterator[list[Told]]:
-    """Change chats by their ids, a batch at a time; each batch is committed when it is told of."""
+async def change_ids(engine: AsyncEngine, ids: Sequence[str], change: Change) -> AsyncIterator[list[PauseResult]]:
+    """Change chats by id, a batch at a time; yields the results of each batch once it is committed."""
     for start in range(0, len(ids), BATCH):
         async with db.write(engine) as connection:
-            told = await change(connection, ids[start : start + BATCH])
-        yield told
+            results = await change(connection, ids[start : start + BATCH])
+        yield results
 
 
-async def change_line(engine: AsyncEngine, line: str, change: Change) -> AsyncIterator[list[Told]]:
+async def change_line(engine: AsyncEngine, line: str, change: Change) -> AsyncIterator[list[PauseResult]]:
     """Change the chats that a line has now, a batch at a time, in the order of their ids."""
     after = ""
     while True:
         async with db.write(engine) as connection:
             of_line = select(chats.c.id).where(chats.c.from_number == line, chats.c.id > after)
             ids = list((await connection.execute(of_line.order_by(chats.c.id).limit(BATCH))).scalars())
-            told = await change(connection, ids)
+            results = await change(connection, ids)
         if not ids:
             return
-        yield told
+        yield results
         after = ids[-1]
 
 
 async def count_line(connection: AsyncConnection, line: str) -> LineCounts:
-    """How many chats a line has."""
+    """Count a line's chats."""
     counted = select(func.count(), func.count(chats.c.paused_at)).where(chats.c.from_number == line)
     total, paused = (await connection.execute(counted)).one()
     return LineCounts(chats=total, paused=paused)
 
 
 async def _paused(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, tuple[datetime | None, str | None]]:
-    """Since when and why each known chat is paused; their rows are locked, in the order of the key."""
+    """Since when and why each known chat is paused. Locks the rows in key order: two admins cannot deadlock."""
     statement = select(chats.c.id, chats.c.paused_at, chats.c.paused_reason).where(chats.c.id.in_(ids))
     rows = await connection.execute(statement.order_by(chats.c.id).with_for_update())
     return {chat_id: (since, reason) for chat_id, since, reason in rows}
 
 
-async def _change(connection: AsyncConnection, told: Sequence[Told], state: State, **values: object) -> None:
-    ids = [one.chat_id for one in told if one.state is state]
+async def _change(
+    connection: AsyncConnection, results: Sequence[PauseResult], state: PauseState, **values: object
+) -> None:
+    ids = [result.chat_id for result in results if result.state is state]
     if ids:
         await connection.execute(update(chats).where(chats.c.id.in_(ids)).values(**values))

@@ -149,11 +149,12 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
         msg = f"the contact cards could not be read: {error}"
         raise WorkerError(msg) from error
     url = settings.database
-    chats_of = None
+    chats_of, schema = None, None
     try:
         with db.one_line_errors(url):
             async with db.opened(url) as engine:
                 await db.require_current_schema(engine)
+                schema = db.schema_of(engine.sync_engine)
                 async with db.read(engine) as connection:
                     chats_of = await facts.chats_per_line(connection)
     except WorkerError as error:
@@ -162,15 +163,17 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     if as_json:
         passes.print_json({"lines": [asdict(line) for line in lines]})
     else:
-        _print(lines)
+        _print(lines, schema)
     return 0
 
 
-def _print(lines: "list[LineCard]") -> None:
+def _print(lines: "list[LineCard]", schema: str | None) -> None:
     from worker.cli.output import passes
+    from worker.cli.output.check import wrong_number_text
     from worker.cli.output.tables import print_columns
     from worker.linq.answers import one_line
     from worker.linq.card_writer import repair
+    from worker.questions.check import wrong_numbers
 
     print_columns(
         ("line", "card", "chats", "name", "image"),
@@ -188,8 +191,12 @@ def _print(lines: "list[LineCard]") -> None:
     )
     if not lines:
         passes.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
+    chats_of = {line.phone_number: line.chats for line in lines if line.chats}
+    wrong = {number.written: number for number in wrong_numbers(chats_of, [line.card for line in lines if line.card])}
+    for number in wrong.values():
+        passes.print_lines("", wrong_number_text(number, schema))
     for line in lines:
-        if line.chats and not (line.card and line.card.is_active):
+        if line.chats and line.phone_number not in wrong and not (line.card and line.card.is_active):
             many = "1 chat" if line.chats == 1 else f"{line.chats:,} chats"
             passes.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
             passes.print_lines(f"  {repair(line)}")

@@ -22,7 +22,7 @@ from worker.cli.shell import (
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.chats.pause import State, Told
+    from worker.chats.pause import PauseResult, PauseState
     from worker.settings import Settings
 
 ChatIds = Annotated[
@@ -126,8 +126,8 @@ async def _work(
     now = SystemClock().now()
     change = partial(pause.pause, reason=reason, now=now) if verb == "pause" else partial(pause.resume, now=now)
     url = settings.database
-    told: list[Told] = []
-    counts: Counter[pause.State] = Counter()
+    told: list[PauseResult] = []
+    counts: Counter[pause.PauseState] = Counter()
     broken: SQLAlchemyError | None = None
     complete = False
     stop = stop_on_signals()
@@ -155,22 +155,22 @@ async def _work(
     if not complete:
         msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
         raise WorkerError(msg)
-    if unknown := counts[pause.State.UNKNOWN]:
+    if unknown := counts[pause.PauseState.UNKNOWN]:
         msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown; the others are done"
         raise WorkerError(msg)
     return 0
 
 
 def _print(
-    settings: "Settings", told: list["Told"], counts: "Counter[State]", *, line: str | None, as_json: bool
+    settings: "Settings", told: list["PauseResult"], counts: "Counter[PauseState]", *, line: str | None, as_json: bool
 ) -> None:
-    from worker.chats.pause import State
+    from worker.chats.pause import PauseState
     from worker.cli.output import passes
     from worker.cli.output.tables import print_columns
     from worker.linq.answers import one_line
     from worker.text import exact
 
-    found = {state: counts[state] for state in State if counts[state]}
+    found = {state: counts[state] for state in PauseState if counts[state]}
     if as_json:
         document: dict[str, object] = {state.value: count for state, count in found.items()}
         document |= {"chats": [asdict(one) for one in told]} if line is None else {"line": line}

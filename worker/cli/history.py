@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from worker.ledger.history import Run, Wanted
+    from worker.ledger.history import AttemptFilter, Run
     from worker.settings import Settings
 
 ALIKE_SHOWN = 5
@@ -85,7 +85,7 @@ def attempts(
     take for a formula has an apostrophe before it; JSON has it as it is.
     """
     from worker.clock import SystemClock
-    from worker.ledger.history import Wanted
+    from worker.ledger.history import AttemptFilter
     from worker.outcomes import Outcome
 
     if json and csv:
@@ -104,7 +104,7 @@ def attempts(
     if first is not None and last is not None and first > last:
         msg = f"--since {first} is after --until {last}"
         raise UsageError(msg)
-    wanted = Wanted(
+    wanted = AttemptFilter(
         chat_ids=asked,
         lines=lines(line or []),
         since=first,
@@ -170,22 +170,22 @@ async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *,
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
     from worker.questions.explain import explain as explained_by
-    from worker.questions.suggest import near_chat_ids
+    from worker.questions.suggest import similar_chat_ids
 
     rules = settings.rules
     async with db.read(engine) as connection:
         explained = await explained_by(connection, rules, settings.schedule(), chat_id, SystemClock().now())
-        near = [] if explained else await near_chat_ids(connection, chat_id)
+        near = [] if explained else await similar_chat_ids(connection, chat_id)
     if explained is None:
         raise UsageError(_unknown("chat", chat_id, near))
     if as_json:
         passes.print_json(explain.explanation_document(explained, rules))
     else:
-        passes.print_lines(*explain.explanation_lines(explained, rules, wide=terminal_width()))
+        passes.print_lines(*explain.explanation_lines(explained, rules, width=terminal_width()))
 
 
 async def _attempts(
-    settings: "Settings", engine: "AsyncEngine", wanted: "Wanted", *, limit: int | None, form: str
+    settings: "Settings", engine: "AsyncEngine", wanted: "AttemptFilter", *, limit: int | None, form: str
 ) -> None:
     from dataclasses import replace
 
@@ -210,15 +210,14 @@ async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_j
 
     from worker import db
     from worker.cli.output import passes
-    from worker.cli.output.runs import COUNTED, RUNS_HEAD, run_rows
-    from worker.cli.output.tables import print_columns
+    from worker.cli.output.runs import print_runs
     from worker.ledger import history
 
     async with db.read(engine) as connection:
         found = await history.latest_runs(connection, limit)
     if as_json:
         passes.print_json({"runs": [asdict(run) for run in found]})
-    elif not print_columns(RUNS_HEAD, run_rows(found, settings.rules.timezone), right=[*COUNTED, "took"]):
+    elif not print_runs(found, settings.rules.timezone):
         sys.stderr.write("share-worker: no pass was made yet\n")
 
 
@@ -230,11 +229,11 @@ async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, 
 
     async with db.read(engine) as connection:
         run = await _the_run(connection, beginning)
-        answers = await history.answers_of(connection, run.id)
+        answers = await history.count_answers(connection, run.id)
     if as_json:
         passes.print_json(runs.run_document(run, answers))
     else:
-        passes.print_lines(*runs.run_lines(run, answers, settings.rules.timezone, wide=terminal_width()))
+        passes.print_lines(*runs.run_lines(run, answers, settings.rules.timezone, width=terminal_width()))
 
 
 async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
@@ -243,12 +242,12 @@ async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from worker.ledger.history import runs_like
-    from worker.questions.suggest import near_run_ids
+    from worker.ledger.history import runs_beginning_with
+    from worker.questions.suggest import similar_run_ids
 
-    alike = await runs_like(connection, beginning, ALIKE_SHOWN + 1)
+    alike = await runs_beginning_with(connection, beginning, ALIKE_SHOWN + 1)
     if not alike:
-        raise UsageError(_unknown("pass", beginning, await near_run_ids(connection, beginning)))
+        raise UsageError(_unknown("pass", beginning, await similar_run_ids(connection, beginning)))
     if len(alike) > 1:
         named = ", ".join(run.id for run in alike[:ALIKE_SHOWN]) + (", ..." if len(alike) > ALIKE_SHOWN else "")
         msg = f"several passes begin with {beginning!r}: {named}"
@@ -263,15 +262,16 @@ def _unknown(what: str, named: str, near: list[str]) -> str:
 
 async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:
     from worker import __version__, db
-    from worker.cli.output import passes, runs
+    from worker.cli.output import passes
+    from worker.cli.output.status import status_document, status_lines
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
-    from worker.questions import status
+    from worker.questions.status import read_status
 
     rules, place = settings.rules, db.shown(engine.url)
-    seen = await status.look(engine, rules, settings.schedule(), SystemClock().now())
+    seen = await read_status(engine, rules, settings.schedule(), SystemClock().now())
     if as_json:
-        document = runs.overview_document(
+        document = status_document(
             seen,
             version=__version__,
             schema=db.HEAD,
@@ -282,5 +282,5 @@ async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool)
         passes.print_json(document)
         return
     about = f"share-worker {__version__}, schema {db.HEAD}, {place}"
-    told = runs.overview_lines(seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, wide=terminal_width())
-    passes.print_lines(*told)
+    lines = status_lines(seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, width=terminal_width())
+    passes.print_lines(*lines)

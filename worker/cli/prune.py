@@ -14,7 +14,7 @@ from worker.cli.shell import Json, Yes, confirm, done, finish, read_settings, st
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.ledger.prune import Plan, Removed
+    from worker.ledger.prune import PrunePlan, Removed
     from worker.settings import Settings
 
 
@@ -73,7 +73,7 @@ def _allowed(settings: "Settings", word: str) -> date:
     return day
 
 
-def _amount(of: "Plan | Removed") -> str:
+def _amount(of: "PrunePlan | Removed") -> str:
     attempts = f"{of.attempts:,} {'attempt' if of.attempts == 1 else 'attempts'}"
     return f"{attempts} and {of.runs:,} {'run' if of.runs == 1 else 'runs'}"
 
@@ -82,7 +82,7 @@ def _rules(settings: "Settings") -> str:
     return f"SHARE_EVERY_DAYS={settings.SHARE_EVERY_DAYS}, SHARE_MIN_HOURS={settings.SHARE_MIN_HOURS:g}"
 
 
-async def _plan(settings: "Settings", before: date) -> "Plan":
+async def _plan(settings: "Settings", before: date) -> "PrunePlan":
     from worker import db
     from worker.ledger.prune import make_plan
 
@@ -94,7 +94,7 @@ async def _plan(settings: "Settings", before: date) -> "Plan":
                 return await make_plan(connection, settings.rules, before)
 
 
-def _print_plan(settings: "Settings", plan: "Plan", *, as_json: bool) -> None:
+def _print_plan(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> None:
     from worker.cli.output import passes
 
     if as_json:
@@ -112,7 +112,7 @@ def _print_plan(settings: "Settings", plan: "Plan", *, as_json: bool) -> None:
     )
 
 
-async def _remove(settings: "Settings", plan: "Plan", *, as_json: bool) -> int:
+async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
     from worker import db
@@ -152,7 +152,7 @@ async def _remove(settings: "Settings", plan: "Plan", *, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(plan: "Plan", *, shown: bool) -> Iterator[Callable[["Removed"], None]]:
+def _progress(plan: "PrunePlan", *, shown: bool) -> Iterator[Callable[["Removed"], None]]:
     """A bar on stderr while the block lasts, where a person watches."""
     if not shown:
         yield lambda _removed: None

@@ -87,50 +87,58 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     from dataclasses import asdict
 
     from worker import db
+    from worker.cli.output import check as output
     from worker.cli.output import passes
     from worker.clock import SystemClock
+    from worker.linq.answers import LinqError
     from worker.questions import check
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()
-    findings = []
+    findings: list[output.Finding] = []
 
-    def found(finding: check.Finding) -> None:
-        findings.append(finding)
+    def add(*added: output.Finding) -> None:
+        findings.extend(added)
         if not as_json:
-            passes.print_lines(f"{finding.state:<4}  {finding.about:<8}  {finding.found}")
+            passes.print_lines(*map(output.finding_line, added))
 
     pace = f"{settings.SHARE_MAX_PER_SECOND:g} a second" if settings.SHARE_MAX_PER_SECOND else "no limit a second"
     sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
-    found(check.Finding(state="ok", about="settings", found=sound))
+    add(output.Finding(state="ok", about="settings", found=sound))
     cards = None
     if settings.LINQ_API_KEY is None:
-        found(check.Finding(state="FAIL", about="key", found=KEY_MISSING))
+        add(output.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
-        async with settings.linq(clock) as linq:
-            finding, cards = await check.examine_account(linq, settings.LINQ_BASE_URL)
-        found(finding)
+        try:
+            async with settings.linq(clock) as linq:
+                cards = await linq.list_cards()
+            add(output.key_finding(settings.LINQ_BASE_URL, None))
+        except LinqError as error:
+            add(output.key_finding(settings.LINQ_BASE_URL, error))
     url = settings.database
     try:
         with db.one_line_errors(url):
             async with db.opened(url) as engine:
-                reachable = await check.examine_database(engine)
-                found(reachable)
-                if reachable.state == "ok":
-                    if cards is not None:
-                        async for finding in check.examine_cards(engine, cards):
-                            found(finding)
-                    found(await check.examine_chats(engine, settings.rules, cards, clock))
-                    async for finding in check.examine_rows(engine):
-                        found(finding)
+                await db.require_current_schema(engine)
+                found = f"{db.shown(url)}, schema at revision {db.HEAD}"
+                add(output.Finding(state="ok", about="database", found=found))
+                schema = db.schema_of(engine.sync_engine)
+                faults = await check.examine_table(engine)
+                add(*output.fault_findings(faults, schema))
+                if not any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
+                    lines, wrong = await check.examine_lines(engine, cards)
+                    add(*output.line_findings(lines))
+                    add(output.due_finding(await check.count_due(engine, settings.rules, cards, clock.now())))
+                    add(*output.number_findings(wrong, schema))
+                    add(*output.fault_findings(await check.examine_rows(engine, clock.now()), schema))
     except WorkerError as error:
-        found(check.Finding(state="FAIL", about="database", found=str(error)))
-    wrong = sum(finding.state == "FAIL" for finding in findings)
+        add(output.Finding(state="FAIL", about="database", found=str(error)))
+    wrong_count = sum(finding.state == "FAIL" for finding in findings)
     if as_json:
-        passes.print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
+        passes.print_json({"ok": not wrong_count, "findings": [asdict(finding) for finding in findings]})
     else:
-        passes.print_lines("", f"{wrong} of these need attention." if wrong else "All is well.")
-    return 1 if wrong else 0
+        passes.print_lines("", f"{wrong_count} of these need attention." if wrong_count else "All is well.")
+    return 1 if wrong_count else 0
 
 
 async def _demo(folder: Path | None) -> int:

@@ -81,7 +81,7 @@ async def opened(url: URL, *, schema: str | None = None, create: bool = False) -
         await engine.dispose()
 
 
-def schema_of(connection: Connection) -> str | None:
+def schema_of(connection: Connection | Engine) -> str | None:
     """The PostgreSQL schema of all tables; None: where the search path points."""
     schema: str | None = connection.get_execution_options().get("schema_translate_map", {}).get(None)
     return schema

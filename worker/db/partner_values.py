@@ -4,41 +4,18 @@ SQLite keeps whatever it is given, of any type. What it cannot tell by itself it
 `worker.db.engine` gives to each connection.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Boolean, Text, and_, case, cast, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Boolean, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from worker.db.tables import UtcTime, chats
+from worker.db.tables import UtcTime
 
 LONGEST_ID: Final = 500
 """Characters; Linq's ids have 36. A longer one fits into no URL or no key."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unfit:
-    """How many rows of `chats` can never be due as they are written."""
-
-    ids: int
-    times: int
-    """Whose `last_outbound_at` names no moment."""
-    written: str | None
-    """One such time."""
-
-
-async def count_unfit(connection: AsyncConnection) -> Unfit:
-    """Look for rows whose id or time cannot be read."""
-    at = chats.c.last_outbound_at
-    no_time = and_(at.is_not(None), utc(at).is_(None))
-    written = func.max(case((no_time, cast(at, Text))))
-    counts = select(func.count().filter(no_id(chats.c.id)), func.count().filter(no_time), written)
-    ids, times, example = (await connection.execute(counts.select_from(chats))).one()
-    return Unfit(ids=ids, times=times, written=example)
 
 
 class utc(FunctionElement[datetime]):  # noqa: N801 -- named as SQL functions are
@@ -83,3 +60,25 @@ def _compile_no_id_sqlite(element: no_id, compiler: SQLCompiler, **options: obje
     id_ = compiler.process(element.clauses, **options)
     garbled = f"({id_} GLOB '*[^ -~]*' AND NOT is_utf8(CAST({id_} AS BLOB)))"
     return f"(typeof({id_}) <> 'text' OR length({id_}) NOT BETWEEN 1 AND {LONGEST_ID} OR {garbled})"
+
+
+class as_text(FunctionElement[str]):  # noqa: N801 -- named as SQL functions are
+    """A partner's value as text that can always be read.
+
+    SQLite also keeps text that is not UTF-8, which Python's driver refuses to read: it is given in hex, like a blob.
+    """
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(as_text)
+def _compile_as_text(element: as_text, compiler: SQLCompiler, **options: object) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS TEXT)"
+
+
+@compiles(as_text, "sqlite")
+def _compile_as_text_sqlite(element: as_text, compiler: SQLCompiler, **options: object) -> str:
+    value = compiler.process(element.clauses, **options)
+    in_hex = f"CASE WHEN {value} IS NOT NULL THEN 'X''' || hex({value}) || '''' END"
+    return f"CASE WHEN is_utf8(CAST({value} AS BLOB)) THEN CAST({value} AS TEXT) ELSE {in_hex} END"

@@ -1,7 +1,7 @@
-"""What the ledger and the table of passes hold, read for people. Nothing here writes, or decides anything.
+"""Reads the ledger and the table `runs` for reports. Nothing here writes or decides anything.
 
-Attempts stream, however many there are: newest first, a share day at a time, so that the index on the day serves them
-and the database never sorts more than one day.
+Attempts are streamed, newest first, one share day at a time: each day is read by its index, and the database never
+sorts more than one day.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -13,12 +13,13 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
+from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards, runs, share_attempts
 from worker.ledger.attempts import is_stale
 from worker.outcomes import Outcome, RunStatus, Tally
 
 PARTITION: Final = 1_000
-"""Rows that are in memory at once."""
+"""Rows in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +42,8 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """Which attempts are wanted: those that fit every part given. The days are the first and the last one."""
+class AttemptFilter:
+    """Which attempts to read: those that match every field given. `since` and `until` are share days, both included."""
 
     chat_ids: Sequence[str] = ()
     lines: Sequence[str] = ()
@@ -55,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A pass, as the table `runs` has it."""
+    """A row of `runs`: one pass."""
 
     id: str
     trigger: str
@@ -69,8 +70,8 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """How many attempts of a pass came to the same."""
+class AnswerCount:
+    """How many attempts of a pass got the same answer."""
 
     outcome: str
     http_status: int | None
@@ -80,17 +81,17 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineCards:
-    """The cards as last seen, and who depends on the ones that are not there."""
+    """The cards as last seen, and the lines without an active one."""
 
     total: int
     active: int
     seen_at: datetime | None
     without: dict[str, int]
-    """Lines that have chats but no active card: how many chats."""
+    """The lines that have chats but no active card, with the number of their chats."""
 
 
-async def attempts(engine: AsyncEngine, wanted: Wanted, *, at_most: int | None = None) -> AsyncIterator[Attempt]:
-    """The attempts that fit, newest first."""
+async def attempts(engine: AsyncEngine, wanted: AttemptFilter, *, at_most: int | None = None) -> AsyncIterator[Attempt]:
+    """The matching attempts, newest first."""
     left = at_most
     if wanted.chat_ids or wanted.run_id is not None:
         async for attempt in _stream(engine, _newest_first(wanted), left):
@@ -107,7 +108,7 @@ async def attempts(engine: AsyncEngine, wanted: Wanted, *, at_most: int | None =
 
 async def latest_attempts(connection: AsyncConnection, chat_id: str, at_most: int) -> list[Attempt]:
     """A chat's last attempts, newest first."""
-    statement = _newest_first(Wanted(chat_ids=[chat_id])).limit(at_most)
+    statement = _newest_first(AttemptFilter(chat_ids=[chat_id])).limit(at_most)
     return [Attempt(**row) for row in (await connection.execute(statement)).mappings()]
 
 
@@ -117,52 +118,52 @@ async def latest_runs(connection: AsyncConnection, at_most: int) -> list[Run]:
 
 
 async def last_ended_run(connection: AsyncConnection) -> Run | None:
-    """The latest pass that is over."""
+    """The latest pass that has ended."""
     ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value)
-    found = await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
-    return found[0] if found else None
+    latest = await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
+    return latest[0] if latest else None
 
 
 async def running_runs(connection: AsyncConnection) -> list[Run]:
-    """The passes that are marked as running, oldest first."""
+    """The passes with status `running`, oldest first."""
     return await _runs(
         connection, select(runs).where(runs.c.status == RunStatus.RUNNING.value).order_by(runs.c.started_at)
     )
 
 
-async def runs_like(connection: AsyncConnection, beginning: str, at_most: int) -> list[Run]:
-    """The passes whose id is, or begins with, some text: newest first, an exact match alone."""
+async def runs_beginning_with(connection: AsyncConnection, beginning: str, at_most: int) -> list[Run]:
+    """The pass with this id, or else the passes whose id begins with it, newest first."""
     exact = await _runs(connection, select(runs).where(runs.c.id == beginning))
     if exact or not beginning:
         return exact
-    alike = select(runs).where(runs.c.id.startswith(beginning, autoescape=True))
-    return await _runs(connection, alike.order_by(runs.c.started_at.desc()).limit(at_most))
+    matching = select(runs).where(runs.c.id.startswith(beginning, autoescape=True))
+    return await _runs(connection, matching.order_by(runs.c.started_at.desc()).limit(at_most))
 
 
-async def answers_of(connection: AsyncConnection, run_id: str) -> list[Answers]:
-    """What the ledger holds of a pass, by outcome and Linq's answer; the most frequent first."""
-    told = (share_attempts.c.outcome, share_attempts.c.http_status, share_attempts.c.error_code)
+async def count_answers(connection: AsyncConnection, run_id: str) -> list[AnswerCount]:
+    """A pass's attempts by outcome and Linq's answer, the most frequent first."""
+    answer = (share_attempts.c.outcome, share_attempts.c.http_status, share_attempts.c.error_code)
     count = func.count().label("count")
-    statement = select(*told, count).where(share_attempts.c.run_id == run_id).group_by(*told)
-    rows = await connection.execute(statement.order_by(count.desc(), *told))
-    return [Answers(**row) for row in rows.mappings()]
+    statement = select(*answer, count).where(share_attempts.c.run_id == run_id).group_by(*answer)
+    rows = await connection.execute(statement.order_by(count.desc(), *answer))
+    return [AnswerCount(**row) for row in rows.mappings()]
 
 
 async def outcomes_per_day(connection: AsyncConnection, since: date, until: date) -> dict[date, dict[str, int]]:
-    """How many attempts each share day has, by outcome; days without any are not there."""
+    """Attempts by share day and outcome; days without attempts are left out."""
     statement = (
         select(share_attempts.c.share_day, share_attempts.c.outcome, func.count())
         .where(share_attempts.c.share_day.between(since, until))
         .group_by(share_attempts.c.share_day, share_attempts.c.outcome)
     )
-    found: dict[date, dict[str, int]] = {}
+    counts: dict[date, dict[str, int]] = {}
     for day, outcome, count in await connection.execute(statement):
-        found.setdefault(day, {})[outcome] = count
-    return found
+        counts.setdefault(day, {})[outcome] = count
+    return counts
 
 
-async def stale_claims(connection: AsyncConnection, now: datetime) -> int:
-    """How many claims belong to dead workers; the next pass settles them."""
+async def count_stale_claims(connection: AsyncConnection, now: datetime) -> int:
+    """Count the claims of dead workers; the next pass settles them."""
     statement = select(func.count()).where(is_stale(now))
     return int((await connection.execute(statement)).scalar_one())
 
@@ -171,9 +172,8 @@ async def line_cards(connection: AsyncConnection) -> LineCards:
     """The account's cards as last seen."""
     rows = (await connection.execute(select(contact_cards))).all()
     active = {row.phone_number for row in rows if row.is_active}
-    per_line = await connection.execute(
-        select(chats.c.from_number, func.count()).group_by(chats.c.from_number).order_by(chats.c.from_number)
-    )
+    lines = select(as_text(chats.c.from_number), func.count()).group_by(chats.c.from_number)
+    per_line = await connection.execute(lines.order_by(chats.c.from_number))
     return LineCards(
         total=len(rows),
         active=len(active),
@@ -182,7 +182,7 @@ async def line_cards(connection: AsyncConnection) -> LineCards:
     )
 
 
-def _newest_first(wanted: Wanted) -> Select[*tuple[object, ...]]:
+def _newest_first(wanted: AttemptFilter) -> Select[*tuple[object, ...]]:
     columns = share_attempts.c
     conditions: list[ColumnElement[bool]] = []
     if wanted.chat_ids:
@@ -213,8 +213,8 @@ async def _stream(
                 yield Attempt(**row)
 
 
-async def _day_before(engine: AsyncEngine, wanted: Wanted, day: date | None) -> date | None:
-    """The last share day before another one that has attempts, within the days wanted: one look into the index."""
+async def _day_before(engine: AsyncEngine, wanted: AttemptFilter, day: date | None) -> date | None:
+    """The last share day with attempts before `day` that the filter allows: one index lookup."""
     latest = select(func.max(share_attempts.c.share_day))
     if day is not None:
         latest = latest.where(share_attempts.c.share_day < day)
@@ -223,8 +223,8 @@ async def _day_before(engine: AsyncEngine, wanted: Wanted, day: date | None) -> 
     if wanted.since is not None:
         latest = latest.where(share_attempts.c.share_day >= wanted.since)
     async with db.read(engine) as connection:
-        found: date | None = (await connection.execute(latest)).scalar()
-        return found
+        day_before: date | None = (await connection.execute(latest)).scalar()
+        return day_before
 
 
 async def _runs(connection: AsyncConnection, statement: Select[*tuple[object, ...]]) -> list[Run]:

@@ -1,13 +1,13 @@
-"""Removing what the ledger no longer needs: old attempts and runs, and never what a verdict or the schedule looks at.
+"""Removes old attempts and runs, but never what a verdict or the scheduler still reads.
 
-What is needed is said here and nowhere else, by the rules of `worker.rules.eligibility` and the questions of
-`worker.ledger.runs`:
+What they read is defined by `worker.rules.eligibility` and `worker.ledger.runs`; this module alone turns it into what
+prune keeps:
 
-- attempts since `latest_allowed`: today's, and those that SHARE_EVERY_DAYS and SHARE_MIN_HOURS look at;
+- attempts from the day `latest_allowed` on: today's, and those that SHARE_EVERY_DAYS and SHARE_MIN_HOURS read;
 - with SHARE_MAX_PER_CHAT every attempt that counts toward it, however old;
-- claims, until a pass has settled them;
-- runs that are marked as running, the last one that was completed, and the last one before the day: by that the
-  service knows that it was there before.
+- claims, until a pass settles them;
+- runs with status `running`, the last completed one, and the last one before the day: from these the service knows
+  that it ran before.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from worker.outcomes import NOT_SHARED, Outcome, RunStatus, Trigger
 from worker.rules.eligibility import Rules, oldest_day_read
 
 BATCH: Final = 1_000
-"""So many rows are removed in one transaction."""
+"""Rows removed in one transaction."""
 
 SHORTEST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""Between two batches, as long as the last one took: a running pass gets its turn, on SQLite too."""
+"""The pause between two batches is as long as the last one took: a running pass gets its turn, on SQLite too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +43,8 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What is older than a share day: how much of it can go, and what stays."""
+class PrunePlan:
+    """The rows from before a share day: how many can go, and which stay and why."""
 
     before: date
     attempts: int
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removed:
-    """What is gone. `complete`: nothing that can go is left."""
+    """The rows removed so far. `complete`: no row that can go is left."""
 
     attempts: int = 0
     runs: int = 0
@@ -64,22 +64,22 @@ class Removed:
 
 
 def latest_allowed(rules: Rules, now: datetime) -> date:
-    """The latest share day up to which (itself not included) attempts can go without a change of any verdict."""
+    """The latest day to prune before: with it, no verdict changes, now or later."""
     return oldest_day_read(rules, now)
 
 
-async def make_plan(connection: AsyncConnection, rules: Rules, before: date) -> Plan:
-    """Count what can go from before a share day, and what stays."""
+async def make_plan(connection: AsyncConnection, rules: Rules, before: date) -> PrunePlan:
+    """Count the rows from before a share day that can go, and those that stay."""
     old = select(share_attempts.c.outcome, func.count(), func.min(share_attempts.c.share_day)).where(
         share_attempts.c.share_day < before
     )
-    found = {
+    counted = {
         Outcome(outcome): (count, oldest)
         for outcome, count, oldest in await connection.execute(old.group_by(share_attempts.c.outcome))
     }
     going = _outcomes_that_go(rules)
-    counting = sum(count for outcome, (count, _) in found.items() if outcome not in (*going, Outcome.CLAIMED))
-    claims, _ = found.get(Outcome.CLAIMED, (0, None))
+    counting = sum(count for outcome, (count, _) in counted.items() if outcome not in (*going, Outcome.CLAIMED))
+    claims, _ = counted.get(Outcome.CLAIMED, (0, None))
     old_runs = (
         await connection.execute(select(func.count()).select_from(runs).where(runs.c.share_day < before))
     ).scalar_one()
@@ -91,14 +91,14 @@ async def make_plan(connection: AsyncConnection, rules: Rules, before: date) -> 
             what="attempts", count=counting, why=f"they count toward SHARE_MAX_PER_CHAT, which is {rules.max_per_chat}"
         ),
         Kept(what="attempts", count=claims, why="claims without an answer; the next pass settles them"),
-        Kept(what="runs", count=old_runs - going_runs, why="running, or the last ones, which 'serve' looks for"),
+        Kept(what="runs", count=old_runs - going_runs, why="running, or the last ones, which 'serve' reads"),
     ]
-    return Plan(
+    return PrunePlan(
         before=before,
-        attempts=sum(found[outcome][0] for outcome in going if outcome in found),
+        attempts=sum(counted[outcome][0] for outcome in going if outcome in counted),
         runs=going_runs,
-        oldest=min((found[outcome][1] for outcome in going if outcome in found), default=None),
-        kept=[one for one in kept if one.count],
+        oldest=min((counted[outcome][1] for outcome in going if outcome in counted), default=None),
+        kept=[rows for rows in kept if rows.count],
     )
 
 
@@ -111,12 +111,12 @@ async def remove(
     stop: asyncio.Event,
     watch: Callable[[Removed], None] = lambda _removed: None,
 ) -> Removed:
-    """Remove what can go from before a share day, in short transactions, until all is gone or `stop` is set.
+    """Remove what can go from before a share day, in short transactions, until nothing is left or `stop` is set.
 
-    `watch` is told of what is gone so far, after each batch. Two at once are safe: they share the work.
+    `watch` gets the rows removed so far after each batch. Two prunes at once are safe: they share the work.
 
     Raises:
-        SQLAlchemyError: the database failed; what `watch` was told of is gone all the same.
+        SQLAlchemyError: the database failed; what `watch` got last is removed all the same.
     """
     gone = Removed()
     since = date.min
@@ -128,7 +128,7 @@ async def remove(
             removed_runs = await _remove_runs(connection, before) if day is None else 0
         if day is None and not removed_runs:
             return replace(gone, complete=True)
-        if day is not None:  # where nothing of a day is left to take, another prune holds it
+        if day is not None:  # with nothing of that day left to lock, another prune is removing it
             since = day if attempts else day + timedelta(days=1)
         gone = replace(gone, attempts=gone.attempts + attempts, runs=gone.runs + removed_runs)
         watch(gone)
@@ -149,10 +149,10 @@ async def _oldest_day(connection: AsyncConnection, rules: Rules, since: date, be
 
 
 async def _remove_attempts(connection: AsyncConnection, rules: Rules, day: date) -> int:
-    some = select(share_attempts.c.chat_id, share_attempts.c.sequence).where(
+    removable = select(share_attempts.c.chat_id, share_attempts.c.sequence).where(
         share_attempts.c.share_day == day, share_attempts.c.outcome.in_(_outcomes_that_go(rules))
     )
-    rows = await connection.execute(some.limit(BATCH).with_for_update(skip_locked=True))
+    rows = await connection.execute(removable.limit(BATCH).with_for_update(skip_locked=True))
     keys = [{"of_chat": chat_id, "of_day": day, "of_sequence": sequence} for chat_id, sequence in rows]
     if keys:
         await connection.execute(_REMOVE_ATTEMPT, keys)
@@ -160,21 +160,21 @@ async def _remove_attempts(connection: AsyncConnection, rules: Rules, day: date)
 
 
 async def _remove_runs(connection: AsyncConnection, before: date) -> int:
-    some = select(runs.c.id).where(_run_goes(before)).limit(BATCH)
-    ids = list((await connection.execute(some.with_for_update(skip_locked=True))).scalars())
+    removable = select(runs.c.id).where(_run_goes(before)).limit(BATCH)
+    ids = list((await connection.execute(removable.with_for_update(skip_locked=True))).scalars())
     if ids:
         await connection.execute(delete(runs).where(runs.c.id.in_(ids)))
     return len(ids)
 
 
 def _outcomes_that_go(rules: Rules) -> list[Outcome]:
-    """The outcomes of old attempts that nothing looks at; a word that this version does not know is not among them."""
+    """The outcomes of old attempts that no rule reads. An outcome that this version does not know stays."""
     settled = [outcome for outcome in Outcome if outcome is not Outcome.CLAIMED]
     return [outcome for outcome in settled if not rules.max_per_chat or outcome.value in NOT_SHARED]
 
 
 def _run_goes(before: date) -> ColumnElement[bool]:
-    """Whether a row of `runs` is old, and none of those that the service looks for."""
+    """True for a row of `runs` that is old and that the scheduler does not read."""
     other = runs.alias("other")
     last_completed = (
         select(other.c.id)

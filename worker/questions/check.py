@@ -1,103 +1,239 @@
-"""What `share-worker check` looks at, one finding a line: can the next pass do its work?"""
+"""The questions behind `share-worker check`: what would make the next pass fail, or leave chats out.
 
-from collections.abc import AsyncIterator
+Each question about `chats` is one scan, or needs no more than the table's keys: with a million chats it takes seconds.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Label,
+    and_,
+    case,
+    false,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
 from worker.chats import facts
-from worker.clock import Clock
-from worker.db.partner_values import LONGEST_ID, count_unfit
-from worker.errors import WorkerError
-from worker.linq.answers import Card, LinqError, one_line
-from worker.linq.client import Linq
+from worker.db.engine import schema_of
+from worker.db.partner_values import as_text, no_id, utc
+from worker.db.tables import chats
+from worker.errors import UsageError
+from worker.linq.answers import Card
+from worker.linq.phone_numbers import e164
 from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts
 
-State = Literal["ok", "note", "FAIL"]
+TIMESTAMPS: Final = ("last_outbound_at", "last_inbound_at", "paused_at", "missing_at")
+"""The columns of `chats` whose timestamps are looked at."""
+
+CLOCK_ERROR: Final = timedelta(minutes=5)
+"""A timestamp up to this far ahead is no fault: the clock that wrote it may be ahead of ours."""
+
+BLANKS: Final = " \t\r\n"
+
+SHORTEST_PART: Final = 7
+"""From this many digits on, a number that a line ends with is taken for that line without its country code."""
+
+MOST_JUDGED: Final = 20_000
+"""Different values of `from_number` that are judged: more than an account has lines, and done within a second."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line: how it stands, what was looked at, and what was found or is to be done."""
+class FaultKind(StrEnum):
+    """What can be wrong with the table `chats`, or with rows of it."""
 
-    state: State
-    about: str
-    found: str
-
-
-async def examine_database(engine: AsyncEngine) -> Finding:
-    """Whether the database can be reached and its schema is the one this version needs."""
-    name = db.shown(engine.url)
-    try:
-        await db.require_current_schema(engine)
-    except WorkerError as error:
-        return Finding(state="FAIL", about="database", found=str(error))
-    except SQLAlchemyError as error:
-        return Finding(state="FAIL", about="database", found=db.describe(error, engine.url))
-    return Finding(state="ok", about="database", found=f"{name}, schema at revision {db.HEAD}")
+    MISSING_COLUMNS = "missing_columns"
+    NO_KEY = "no_key"
+    DUPLICATE_IDS = "duplicate_ids"
+    SIMILAR_IDS = "similar_ids"
+    PADDED_IDS = "padded_ids"
+    UNUSABLE_IDS = "unusable_ids"
+    NOT_A_TIMESTAMP = "not_a_timestamp"
+    IN_THE_FUTURE = "in_the_future"
 
 
-async def examine_account(linq: Linq, base_url: str) -> tuple[Finding, list[Card] | None]:
-    """Whether Linq takes the key, and the account's cards."""
-    try:
-        cards = await linq.list_cards()
-    except LinqError as error:
-        return Finding(state="FAIL", about="key", found=f"{base_url} did not list the cards: {error}"), None
-    return Finding(state="ok", about="key", found=f"accepted by {base_url}"), cards
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """A fault of the table `chats`: how many rows have it (or ids, or columns), with an example from the table."""
+
+    kind: FaultKind
+    count: int = 0
+    column: str = ""
+    examples: Sequence[str] = ()
 
 
-async def examine_cards(engine: AsyncEngine, cards: list[Card]) -> AsyncIterator[Finding]:
-    """Each card, active or not, and each line that has chats but no card."""
-    async with db.read(engine) as connection:
-        chats_of = await facts.chats_per_line(connection)
-    for card in sorted(cards, key=lambda card: card.phone_number):
-        depend = chats_of.pop(card.phone_number, 0)
-        name = " ".join(part for part in (card.first_name, card.last_name) if part) or "no name"
-        about = f"{card.phone_number} ({name})"
-        if card.is_active:
-            yield Finding(state="ok", about="card", found=f"{about}: active, {depend:,} chats")
-        elif depend:
-            yield Finding(
-                state="FAIL", about="card", found=f"{about}: not active, so {depend:,} chats are not shared with"
-            )
-        else:
-            yield Finding(state="note", about="card", found=f"{about}: not active; no chat depends on it")
-    for line, depend in sorted(chats_of.items()):
-        yield Finding(
-            state="FAIL", about="card", found=f"{line}: has no contact card, so {depend:,} chats are not shared with"
-        )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrongNumber:
+    """A `from_number` that is not E.164, with the number that was probably meant."""
+
+    written: str
+    chats: int
+    meant: str | None
+    meant_card: Card | None
+    """The card of the line that was probably meant."""
 
 
-async def examine_chats(engine: AsyncEngine, rules: Rules, cards: list[Card] | None, clock: Clock) -> Finding:
-    """How many chats are due now, by the cards just read, or else by those that the last pass saw."""
-    activity = {} if cards is None else {card.phone_number: card.is_active for card in cards}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineUse:
+    """A line of the account or of `chats`: its card, and how many chats it sends for."""
+
+    phone_number: str
+    card: Card | None
+    chats: int
+
+
+async def count_due(
+    engine: AsyncEngine, rules: Rules, cards: Iterable[Card] | None, now: datetime
+) -> dict[Verdict, int]:
+    """Chats by verdict; by the cards given, or else by those that the last pass saw."""
     async with db.read(engine) as connection:
         if cards is None:
-            counts = await count_verdicts(connection, rules, clock.now())
-        else:
-            counts = await count_verdicts(connection, rules, clock.now(), cards=as_cards(activity))
-    total = sum(counts.values())
-    if not total:
-        return Finding(state="note", about="chats", found="the table 'chats' is empty: nobody to share with yet")
-    others = ", ".join(f"{count:,} {name.value}" for name, count in counts.items() if name is not Verdict.DUE)
-    return Finding(
-        state="ok",
-        about="chats",
-        found=f"{counts.get(Verdict.DUE, 0):,} of {total:,} are due now{f'; {others}' if others else ''}",
-    )
+            return await count_verdicts(connection, rules, now)
+        activity = {card.phone_number: card.is_active for card in cards}
+        return await count_verdicts(connection, rules, now, cards=as_cards(activity))
 
 
-async def examine_rows(engine: AsyncEngine) -> AsyncIterator[Finding]:
-    """Rows of `chats` that are never shared with because of how they are written."""
+async def examine_lines(engine: AsyncEngine, cards: Iterable[Card] | None) -> tuple[list[LineUse], list[WrongNumber]]:
+    """The lines with their cards, in the order of their numbers, and what stands for a line but is not E.164.
+
+    A line that has a card is never wrong: Linq knows it. Without cards, only the wrong numbers are looked for.
+    """
     async with db.read(engine) as connection:
-        unfit = await count_unfit(connection)
-    if unfit.times:
-        written = one_line(unfit.written or "", 40)
-        found = f"{unfit.times:,} have a last_outbound_at that names no time, such as {written!r}; write ISO 8601"
-        yield Finding(state="FAIL", about="chats", found=found)
-    if unfit.ids:
-        found = f"{unfit.ids:,} have an id that is no text of 1 to {LONGEST_ID} characters; write Linq's chat id"
-        yield Finding(state="FAIL", about="chats", found=found)
+        chats_of = await facts.chats_per_line(connection)
+    card_of = {card.phone_number: card for card in cards or ()}
+    wrong = wrong_numbers(chats_of, card_of.values())
+    if cards is None:
+        return [], wrong
+    lines = sorted((card_of.keys() | chats_of.keys()) - {number.written for number in wrong})
+    return [LineUse(phone_number=line, card=card_of.get(line), chats=chats_of.get(line, 0)) for line in lines], wrong
+
+
+def wrong_numbers(chats_of: Mapping[str, int], cards: Iterable[Card]) -> list[WrongNumber]:
+    """What stands for a line but is not E.164, of some lines with the number of their chats."""
+    card_of = {card.phone_number: card for card in cards}
+    without_card = sorted(chats_of.keys() - card_of.keys())
+    unfit = [number for number in without_card[:MOST_JUDGED] if not _is_e164(number)]
+    return [_wrong_number(number, chats_of[number], card_of) for number in unfit]
+
+
+async def examine_table(engine: AsyncEngine) -> list[Fault]:
+    """The faults of the table itself: the partner may have made it in place of the worker's own."""
+    async with db.read(engine) as connection:
+        missing, has_key = await connection.run_sync(_columns_and_key)
+        if missing:
+            return [Fault(kind=FaultKind.MISSING_COLUMNS, count=len(missing), examples=missing)]
+        if has_key:
+            return []
+        duplicates = await _count_groups(connection, FaultKind.DUPLICATE_IDS, chats.c.id, func.count() > 1)
+        return [Fault(kind=FaultKind.NO_KEY), *duplicates]
+
+
+async def examine_rows(engine: AsyncEngine, now: datetime) -> list[Fault]:
+    """The faults of rows: ids and timestamps that keep a chat from its share, or let it be shared with twice."""
+    trimmed = func.trim(chats.c.id, BLANKS)
+    conditions: list[tuple[FaultKind, str, ColumnElement[bool]]] = [
+        (FaultKind.UNUSABLE_IDS, "id", or_(chats.c.id.is_(None), no_id(chats.c.id))),
+        (FaultKind.PADDED_IDS, "id", and_(chats.c.id != trimmed, ~no_id(chats.c.id))),
+    ]
+    for name in TIMESTAMPS:
+        column = chats.c[name]
+        # The first comparison is of texts on SQLite, and spares nearly all rows the second one, which must parse them.
+        ahead = and_(column > now - timedelta(days=2), utc(column) > now + CLOCK_ERROR)
+        conditions.append((FaultKind.NOT_A_TIMESTAMP, name, and_(column.is_not(None), utc(column).is_(None))))
+        conditions.append((FaultKind.IN_THE_FUTURE, name, ahead))
+    # OFFSET 0 is a fence: each condition is evaluated once a row, though it is both counted and asked for its example.
+    # In a CASE SQLite evaluates the second half of an AND or OR only if it must; elsewhere always.
+    judged = select(
+        *(chats.c[name] for name in ("id", *TIMESTAMPS)),
+        (chats.c.id != func.lower(trimmed)).label("not_plain"),
+        *(
+            case((condition, true()), else_=false()).label(f"is_{number}")
+            for number, (_, _, condition) in enumerate(conditions)
+        ),
+    )
+    rows = judged.offset(literal_column("0", Integer)).subquery()
+    counts: list[Label[int] | Label[str]] = [func.count().filter(rows.c.not_plain).label("not_plain")]
+    for number, (_, name, _) in enumerate(conditions):
+        counts.append(func.count().filter(rows.c[f"is_{number}"]).label(f"count_{number}"))
+        counts.append(func.max(as_text(rows.c[name])).filter(rows.c[f"is_{number}"]).label(f"example_{number}"))
+    async with db.read(engine) as connection:
+        row = (await connection.execute(select(*counts))).mappings().one()
+        similar = []
+        if row["not_plain"]:  # without such an id no two are similar; and to group a million ids takes a while
+            differ = func.min(chats.c.id) != func.max(chats.c.id)
+            similar = await _count_groups(connection, FaultKind.SIMILAR_IDS, func.lower(trimmed), differ)
+    faults = [
+        Fault(kind=kind, count=row[f"count_{number}"], column=name, examples=[row[f"example_{number}"] or ""])
+        for number, (kind, name, _) in enumerate(conditions)
+        if row[f"count_{number}"]
+    ]
+    return [*similar, *faults]
+
+
+async def _count_groups(
+    connection: AsyncConnection,
+    kind: FaultKind,
+    key: ColumnElement[str],
+    having: ColumnElement[bool],
+) -> list[Fault]:
+    """Count the groups of rows with the same key that are a fault; the first one is the example."""
+    groups = (
+        select(as_text(func.min(chats.c.id)).label("least"), as_text(func.max(chats.c.id)).label("greatest"))
+        .group_by(key)
+        .having(having)
+        .subquery()
+    )
+    statement = select(func.count().over(), groups.c.least, groups.c.greatest).order_by(groups.c.least).limit(1)
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return []
+    count, least, greatest = row
+    examples = [least or ""] if least == greatest else [least or "", greatest or ""]
+    return [Fault(kind=kind, count=count, column="id", examples=examples)]
+
+
+def _columns_and_key(connection: Connection) -> tuple[list[str], bool]:
+    """The columns that `chats` lacks, and whether the database keeps its ids from being there twice."""
+    inspector, schema = inspect(connection), schema_of(connection)
+    present = {column["name"] for column in inspector.get_columns(chats.name, schema)}
+    missing = [column.name for column in chats.c if column.name not in present]
+    keys = [
+        inspector.get_pk_constraint(chats.name, schema)["constrained_columns"],
+        *(constraint["column_names"] for constraint in inspector.get_unique_constraints(chats.name, schema)),
+        *(
+            index["column_names"]
+            for index in inspector.get_indexes(chats.name, schema)
+            if index["unique"] and not index.get("dialect_options", {}).get("postgresql_where")
+        ),
+    ]
+    return missing, ["id"] in keys
+
+
+def _is_e164(number: str) -> bool:
+    try:
+        return e164(number) == number
+    except UsageError:
+        return False
+
+
+def _wrong_number(written: str, count: int, card_of: Mapping[str, Card]) -> WrongNumber:
+    """Guess the number that was meant: a line with a card that ends with these digits, or these digits with a `+`."""
+    digits = re.sub(r"\D", "", written).lstrip("0")
+    lines = [line for line in card_of if len(digits) >= SHORTEST_PART and line.endswith(digits)]
+    if len(lines) == 1:
+        return WrongNumber(written=written, chats=count, meant=lines[0], meant_card=card_of[lines[0]])
+    meant = f"+{digits}" if re.fullmatch(r"[\s+().\-\d]+", written) and _is_e164(f"+{digits}") else None
+    return WrongNumber(written=written, chats=count, meant=meant, meant_card=None)

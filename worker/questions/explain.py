@@ -1,57 +1,54 @@
-"""Why a chat is due or not, and when it will be: each rule with the fact it looked at, and what the ledger remembers.
+"""Why a chat is due or not, when it is due next, and what the ledger holds of it.
 
 Whether a rule holds is always asked of the one expression in `worker.rules.eligibility`, for future moments as well.
-The facts are only shown beside it.
+The values that the rules look at (the chat's row, its card, its attempts) are only returned beside the answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Column, Label, RowMapping, Select, Text, cast, func, select
+from sqlalchemy import Label, RowMapping, Select, Text, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.db.partner_values import utc
+from worker.db.partner_values import as_text, utc
 from worker.db.tables import UtcTime, chats, contact_cards, share_attempts
 from worker.ledger.history import Attempt, latest_attempts
 from worker.outcomes import NOT_CALLED, NOT_SHARED
 from worker.rules.eligibility import Rules, Verdict, moment, rules_in_order, source, verdict
 from worker.rules.schedule import Schedule
-from worker.text import exact, minute, no_time
 
 ATTEMPTS_SHOWN: Final = 10
 
 PASSING: Final = (Verdict.ALREADY_TODAY, Verdict.TOO_SOON)
-"""The rules that stop holding by themselves."""
+"""The rules that stop holding as time passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Calls:
-    """What the ledger holds of a chat, as numbers."""
+class AttemptHistory:
+    """The ledger's attempts of a chat, summed up."""
 
     outcomes: dict[str, int]
     last_called_at: datetime | None
-    """The last call, or what may have been one."""
+    """The last attempt whose request was, or may have been, sent."""
     last_called_day: date | None
     last_shared_day: date | None
-    """The share day of the last share, or of what may have been one."""
+    """The share day of the last attempt that was, or may have been, a share."""
 
     @property
     def shares(self) -> int:
-        """The shares, with those that may have been one."""
+        """The attempts that were, or may have been, a share."""
         return sum(count for outcome, count in self.outcomes.items() if outcome not in NOT_SHARED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuleState:
-    """A rule, and how it stands for one chat."""
+    """Whether a rule holds for one chat."""
 
     rule: Verdict
     holds: bool | None
-    """Whether it says no; None for a rule that the settings do not ask for."""
-    fact: str
-    """What it looked at."""
+    """True: the rule forbids a share. None: the settings turn the rule off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,16 +56,16 @@ class NextDue:
     """When a chat is due next, if nothing else changes."""
 
     at: datetime | None
-    """None: not on any day to come."""
+    """None: not as long as one of `unless` holds."""
     scheduled: datetime | None
-    """The first time of the schedule from then on."""
+    """The first scheduled time from `at` on."""
     unless: list[Verdict]
-    """With no `at`: the rules that must change first, in their order."""
+    """Without `at`: the rules that must stop holding first, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """The verdict on a chat at a moment, with its rules in order."""
+    """The verdict on a chat at one moment, with its rules in order."""
 
     verdict: Verdict
     rules: list[RuleState]
@@ -77,40 +74,38 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """All that is known of a chat. `chat` is None for one that only the ledger remembers; it has no judgement."""
+    """All that is known of a chat.
+
+    `chat` and `judgement` are None for a chat that left the table and is in the ledger only.
+    """
 
     chat_id: str
     now: datetime
     share_day: date
     chat: Mapping[str, object] | None
     unreadable: Mapping[str, str]
-    """The columns of `chat` whose text names no time, which are None there."""
+    """The timestamps of `chat` that cannot be parsed, as they are written; they are None in `chat`."""
     card: Mapping[str, object] | None
     judgement: Judgement | None
-    calls: Calls
+    history: AttemptHistory
     attempts: list[Attempt]
+    """The latest attempts, newest first."""
 
 
 async def explain(
     connection: AsyncConnection, rules: Rules, schedule: Schedule, chat_id: str, now: datetime
 ) -> Explanation | None:
-    """Everything about a chat at a moment; None where neither the table nor the ledger knows it."""
-    calls = await _calls(connection, chat_id)
+    """Explain a chat at a moment; None if neither the table nor the ledger has it."""
+    history = await _read_history(connection, chat_id)
     chat = await _row(connection, _READ.where(chats.c.id == chat_id))
-    written = await _row(connection, _WRITTEN.where(chats.c.id == chat_id)) or {}
-    if chat is None and not calls.outcomes:
+    if chat is None and not history.outcomes:
         return None
-    attempts = await latest_attempts(connection, chat_id, ATTEMPTS_SHOWN)
     card, judgement, unreadable = None, None, {}
     if chat is not None:
+        written = await _row(connection, _WRITTEN.where(chats.c.id == chat_id)) or {}
         unreadable = {name: str(text) for name, text in written.items() if text is not None and chat[name] is None}
         card = await _row(connection, contact_cards.select().where(contact_cards.c.phone_number == chat["from_number"]))
-        facts = _facts(
-            chat, card, unreadable=unreadable, calls=calls, attempts=attempts, rules=rules, today=rules.share_day(now)
-        )
-        judgement = await _judge(
-            connection, rules, schedule=schedule, chat_id=chat_id, now=now, calls=calls, facts=facts
-        )
+        judgement = await _judge(connection, rules, schedule=schedule, chat_id=chat_id, now=now, history=history)
     return Explanation(
         chat_id=chat_id,
         now=now,
@@ -119,8 +114,8 @@ async def explain(
         unreadable=unreadable,
         card=card,
         judgement=judgement,
-        calls=calls,
-        attempts=attempts,
+        history=history,
+        attempts=await latest_attempts(connection, chat_id, ATTEMPTS_SHOWN),
     )
 
 
@@ -131,59 +126,55 @@ async def _judge(
     schedule: Schedule,
     chat_id: str,
     now: datetime,
-    calls: Calls,
-    facts: Mapping[Verdict, str],
+    history: AttemptHistory,
 ) -> Judgement:
-    in_force = rules_in_order(rules)
-    moments = [now, *moments_to_ask(rules, calls, now)]
-    conditions = select(*(condition.label(rule.value) for rule, condition in in_force))
-    of_chat = conditions.select_from(source()).where(chats.c.id == chat_id)
-    row = (await connection.execute(of_chat, moment(rules, now))).mappings().one()
-    holds = {rule: bool(row[rule.value]) for rule, _ in in_force}
-    verdicts = await _verdicts_at(connection, rules, chat_id, moments)
-    at = next((at for at, told in zip(moments, verdicts, strict=True) if told is Verdict.DUE), None)
-    last = verdicts[-1]
+    present, holds = await _ask(connection, rules, chat_id, now)
+    latest, at = present, now if present is Verdict.DUE else None
+    for later in [] if at else moments_to_ask(rules, history, now):
+        latest, _ = await _ask(connection, rules, chat_id, later)
+        if latest is Verdict.DUE:
+            at = later
+            break
+    lasting = [rule for rule in Verdict if rule is latest or (holds.get(rule) and rule not in PASSING)]
     return Judgement(
-        verdict=verdicts[0],
-        rules=[
-            RuleState(rule=rule, holds=holds.get(rule), fact=facts[rule]) for rule in Verdict if rule is not Verdict.DUE
-        ],
+        verdict=present,
+        rules=[RuleState(rule=rule, holds=holds.get(rule)) for rule in Verdict if rule is not Verdict.DUE],
         next_due=NextDue(
             at=at,
             scheduled=schedule.after(at - timedelta(microseconds=1)) if at else None,
-            unless=[]
-            if at
-            else [rule for rule in Verdict if rule is last or (holds.get(rule) and rule not in PASSING)],
+            unless=[] if at else lasting,
         ),
     )
 
 
-async def _verdicts_at(
-    connection: AsyncConnection, rules: Rules, chat_id: str, moments: Sequence[datetime]
-) -> list[Verdict]:
-    """The verdict on a chat at each moment."""
-    statement = select(verdict(rules)).select_from(source()).where(chats.c.id == chat_id)
-    return [Verdict((await connection.execute(statement, moment(rules, at))).scalar_one()) for at in moments]
+async def _ask(
+    connection: AsyncConnection, rules: Rules, chat_id: str, at: datetime
+) -> tuple[Verdict, dict[Verdict, bool]]:
+    """The verdict on a chat at a moment, and for each rule in force whether it holds then."""
+    conditions = {rule: condition.label(rule.value) for rule, condition in rules_in_order(rules)}
+    statement = select(verdict(rules).label("verdict"), *conditions.values()).select_from(source())
+    row = (await connection.execute(statement.where(chats.c.id == chat_id), moment(rules, at))).mappings().one()
+    return Verdict(row["verdict"]), {rule: bool(row[rule.value]) for rule in conditions}
 
 
-def moments_to_ask(rules: Rules, calls: Calls, now: datetime) -> list[datetime]:
-    """The moments after `now` at which a chat's verdict may turn to due by itself, in order; no rule is decided here.
+def moments_to_ask(rules: Rules, history: AttemptHistory, now: datetime) -> list[datetime]:
+    """The moments after `now` at which a chat may become due as time passes, in order; no rule is decided here.
 
-    Those are the ends of the intervals after its last call and share, and the beginnings of share days.
+    These are the ends of the intervals after its last call and its last share, and the beginnings of share days.
     """
     days = [rules.share_day(now) + timedelta(days=1)]
-    if calls.last_called_day is not None:
-        days.append(calls.last_called_day + timedelta(days=1))
-    if calls.last_shared_day is not None:
-        days.append(calls.last_shared_day + timedelta(days=rules.every_days))
+    if history.last_called_day is not None:
+        days.append(history.last_called_day + timedelta(days=1))
+    if history.last_shared_day is not None:
+        days.append(history.last_shared_day + timedelta(days=rules.every_days))
     moments = {beginning(day, rules) for day in days}
-    if calls.last_called_at is not None:
-        moments.add(calls.last_called_at + timedelta(hours=rules.min_hours))
-    return sorted(moment for moment in moments if moment > now)
+    if history.last_called_at is not None:
+        moments.add(history.last_called_at + timedelta(hours=rules.min_hours))
+    return sorted(at for at in moments if at > now)
 
 
 def beginning(day: date, rules: Rules) -> datetime:
-    """The first moment of a share day, in UTC; where daylight saving skips midnight, the end of the gap."""
+    """The first moment of a share day, in UTC; if daylight saving skips midnight, the end of the gap."""
     return datetime(day.year, day.month, day.day, tzinfo=rules.timezone).astimezone(UTC)
 
 
@@ -192,20 +183,26 @@ async def _row(connection: AsyncConnection, statement: Select[*tuple[object, ...
     return None if row is None else {str(name): value for name, value in row.items()}
 
 
-def _as_the_rules_read(column: Column[object]) -> Column[object] | Label[datetime] | Label[bool]:
-    if isinstance(column.type, UtcTime):
-        return utc(column).label(column.name)
-    return column.is_not(False).label(column.name) if column is chats.c.is_group else column
+def _as_the_rules_read_them() -> list[Label[str] | Label[datetime] | Label[bool]]:
+    """The columns of `chats`, in a form that can be read whatever a partner wrote into them."""
+    columns: list[Label[str] | Label[datetime] | Label[bool]] = []
+    for column in chats.c:
+        if isinstance(column.type, UtcTime):
+            columns.append(utc(column).label(column.name))
+        elif isinstance(column.type, Text):
+            columns.append(as_text(column).label(column.name))
+        else:
+            columns.append(column.is_not(False).label(column.name))
+    return columns
 
 
-# Whatever a partner wrote into the row; and its times as they were written, for those that name none.
-_READ: Final = select(*map(_as_the_rules_read, chats.c))
+_READ: Final = select(*_as_the_rules_read_them())
 _WRITTEN: Final = select(
-    *(cast(column, Text).label(column.name) for column in chats.c if isinstance(column.type, UtcTime))
+    *(as_text(column).label(column.name) for column in chats.c if isinstance(column.type, UtcTime))
 )
 
 
-async def _calls(connection: AsyncConnection, chat_id: str) -> Calls:
+async def _read_history(connection: AsyncConnection, chat_id: str) -> AttemptHistory:
     attempt = share_attempts.c
     statement = (
         select(attempt.outcome, func.count(), func.max(attempt.claimed_at), func.max(attempt.share_day))
@@ -215,62 +212,9 @@ async def _calls(connection: AsyncConnection, chat_id: str) -> Calls:
     )
     rows = [tuple(row) for row in await connection.execute(statement)]
     called = [(at, day) for outcome, _, at, day in rows if outcome != NOT_CALLED]
-    return Calls(
+    return AttemptHistory(
         outcomes={outcome: count for outcome, count, *_ in rows},
         last_called_at=max((at for at, _ in called), default=None),
         last_called_day=max((day for _, day in called), default=None),
         last_shared_day=max((day for outcome, *_, day in rows if outcome not in NOT_SHARED), default=None),
     )
-
-
-def _facts(
-    chat: Mapping[str, object],
-    card: Mapping[str, object] | None,
-    *,
-    unreadable: Mapping[str, str],
-    calls: Calls,
-    attempts: Sequence[Attempt],
-    rules: Rules,
-    today: date,
-) -> dict[Verdict, str]:
-    """What each rule looks at, in words."""
-
-    def when(name: str, otherwise: str) -> str:
-        moment = chat[name]
-        if name in unreadable:
-            return no_time(unreadable[name])
-        return exact(moment, rules.timezone) if isinstance(moment, datetime) else otherwise
-
-    paused = when("paused_at", "not paused")
-    if chat["paused_reason"] and (chat["paused_at"] or "paused_at" in unreadable):
-        paused = f"{paused}: {chat['paused_reason']}"
-    outbound = when("last_outbound_at", "no outbound message")
-    of_today = [
-        f"{attempt.outcome} {exact(attempt.claimed_at, rules.timezone)}"
-        for attempt in attempts
-        if attempt.share_day == today
-    ]
-    cap = f"SHARE_MAX_PER_CHAT is {rules.max_per_chat}" if rules.max_per_chat else "no SHARE_MAX_PER_CHAT"
-    active = f"SHARE_ACTIVE_DAYS is {rules.active_days}" if rules.active_days else "no SHARE_ACTIVE_DAYS"
-    group = "a group" if chat["is_group"] else "not a group"
-    return {
-        Verdict.PAUSED: paused,
-        Verdict.MISSING: when("missing_at", "not missing"),
-        Verdict.NOT_IMESSAGE: str(chat["service"] or "service not known"),
-        Verdict.NO_OUTBOUND: outbound,
-        Verdict.OPTED_OUT: str(chat["health_status"] or "health not known"),
-        Verdict.NO_CARD: f"{chat['from_number']} {'has a card' if card else 'has no card'}",
-        Verdict.CARD_INACTIVE: ("active" if card["is_active"] else "not active") if card else "no card",
-        Verdict.ALREADY_TODAY: ", ".join(of_today) or f"no attempt on {today}",
-        Verdict.TOO_SOON: _last(calls, rules),
-        Verdict.CAP_REACHED: f"{calls.shares} shares; {cap}",
-        Verdict.DORMANT: f"{outbound}; {active}",
-        Verdict.GROUP_EXCLUDED: f"{group}; SHARE_INCLUDE_GROUPS is {str(rules.include_groups).lower()}",
-    }
-
-
-def _last(calls: Calls, rules: Rules) -> str:
-    if calls.last_called_at is None:
-        return "never called"
-    called = f"last call {minute(calls.last_called_at, rules.timezone)}"
-    return f"{called}, last share {calls.last_shared_day}" if calls.last_shared_day else f"{called}, no share yet"

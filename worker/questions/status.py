@@ -1,4 +1,4 @@
-"""What `share-worker status` looks at: how it stands, on one screen."""
+"""The figures behind `share-worker status`: the last passes, today, and what is due."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -14,21 +14,21 @@ from worker.rules.eligibility import Rules, Verdict, count_verdicts
 from worker.rules.schedule import Schedule
 
 DAYS: Final = 14
-"""Share days that are looked back on, today included."""
+"""Share days counted, today included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Overview:
-    """How it stands at a moment."""
+class Status:
+    """The state of the worker and its chats at one moment."""
 
     now: datetime
     share_day: date
     last_run: Run | None
-    """The latest pass that is over."""
+    """The latest pass that has ended."""
     running: list[Run]
     next_scheduled: datetime | None
     days: dict[date, dict[str, int]]
-    """The last share days, oldest first, each with its attempts by outcome; today is the last one."""
+    """Attempts by outcome on each of the last share days, oldest first; the last one is today."""
     due: int
     chats: int
     stale_claims: int
@@ -40,14 +40,14 @@ class Overview:
         return self.days[self.share_day]
 
 
-async def look(engine: AsyncEngine, rules: Rules, schedule: Schedule, now: datetime) -> Overview:
-    """Look at everything; who is due is asked of the cards as the last pass saw them."""
+async def read_status(engine: AsyncEngine, rules: Rules, schedule: Schedule, now: datetime) -> Status:
+    """Read the status in one transaction. Who is due is judged by the cards that the last pass saw."""
     today = rules.share_day(now)
     first = today - timedelta(days=DAYS - 1)
     async with db.read(engine) as connection:
         counted = await history.outcomes_per_day(connection, first, today)
         verdicts = await count_verdicts(connection, rules, now)
-        return Overview(
+        return Status(
             now=now,
             share_day=today,
             last_run=await history.last_ended_run(connection),
@@ -59,6 +59,6 @@ async def look(engine: AsyncEngine, rules: Rules, schedule: Schedule, now: datet
             },
             due=verdicts.get(Verdict.DUE, 0),
             chats=sum(verdicts.values()),
-            stale_claims=await history.stale_claims(connection, now),
+            stale_claims=await history.count_stale_claims(connection, now),
             cards=await history.line_cards(connection),
         )

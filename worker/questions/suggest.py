@@ -1,4 +1,4 @@
-"""Ids that were perhaps meant: found by the key among a million, never by reading them all."""
+"""Suggests ids for one that was not found, by index lookups only: a million chats cost as little as ten."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -9,48 +9,50 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import chats, runs, share_attempts
 
-SHOWN: Final = 3
+SUGGESTIONS: Final = 3
+"""The most ids that are suggested."""
 
 NEIGHBOURS: Final = 20
-"""Ids looked at on each side of the one given: in the key's order, those with the longest common beginning."""
+"""Ids compared on each side of the unknown one: in key order, these share the longest prefix with it."""
 
 RECENT_RUNS: Final = 1_000
 
-ALIKE: Final = 0.8
-"""How alike (0 to 1, as difflib has it) an id must be to be suggested. Two random UUIDs rarely pass 0.5."""
+LEAST_SIMILARITY: Final = 0.8
+"""The least similarity (0 to 1, as difflib has it) of a suggestion. Two random UUIDs rarely pass 0.5."""
 
-BEGINNING: Final = 4
-"""So many characters are enough to suggest the ids that begin with them."""
+SHORTEST_PREFIX: Final = 4
+"""From this length on, ids that begin with what was typed are suggested, however unlike they are otherwise."""
 
-TYPED: Final = "0123456789abcdef-"
-"""What a slip of the finger may have put in, besides what the id has elsewhere: UUIDs are made of it."""
+UUID_LETTERS: Final = "0123456789abcdef-"
+"""Letters that a typing error may have replaced, besides those that the id has elsewhere."""
 
 LONGEST_TYPED: Final = 64
-"""Slips are looked for in ids up to this length; a UUID has 36."""
+"""Typing errors are looked for in ids up to this length; a UUID has 36."""
 
 
-async def near_chat_ids(connection: AsyncConnection, meant: str) -> list[str]:
-    """Up to three chat ids like one that was not found, best first; those of the table and those of the ledger."""
-    spelt = list(dict.fromkeys([meant, meant.lower(), meant.upper()]))
-    found: set[str] = set()
+async def similar_chat_ids(connection: AsyncConnection, unknown_id: str) -> list[str]:
+    """Up to three chat ids similar to an unknown one, the most similar first, from `chats` and from the ledger."""
+    spellings = list(dict.fromkeys([unknown_id, unknown_id.lower(), unknown_id.upper()]))
+    similar: set[str] = set()
     for column in (chats.c.id, share_attempts.c.chat_id):
-        found.update(await _among(connection, column, one_slip_away(meant) | one_slip_away(meant.lower())))
-        for spelling in spelt:
-            found.update(await _around(connection, column, spelling))
-    return best(meant, found)
+        typing_errors = one_typing_error_away(unknown_id) | one_typing_error_away(unknown_id.lower())
+        similar.update(await _existing(connection, column, typing_errors))
+        for spelling in spellings:
+            similar.update(await _neighbours(connection, column, spelling))
+    return most_similar(unknown_id, similar)
 
 
-async def near_run_ids(connection: AsyncConnection, meant: str) -> list[str]:
-    """Up to three ids of recent passes like one that was not found, best first."""
+async def similar_run_ids(connection: AsyncConnection, unknown_id: str) -> list[str]:
+    """Up to three ids of recent passes similar to an unknown one, the most similar first."""
     recent = select(runs.c.id).order_by(runs.c.started_at.desc()).limit(RECENT_RUNS)
-    return best(meant, (await connection.execute(recent)).scalars())
+    return most_similar(unknown_id, (await connection.execute(recent)).scalars())
 
 
-def one_slip_away(word: str) -> set[str]:
-    """Everything that one slip of the finger makes of a word: a letter wrong, missing or too many, or two swapped."""
+def one_typing_error_away(word: str) -> set[str]:
+    """All words that one typing error makes of a word: a letter wrong, missing or too many, or two swapped."""
     if not word or len(word) > LONGEST_TYPED:
         return set()
-    letters = sorted(set(TYPED) | set(word))
+    letters = sorted(set(UUID_LETTERS) | set(word))
     halves = [(word[:place], word[place:]) for place in range(len(word) + 1)]
     wrong = {left + letter + right[1:] for left, right in halves if right for letter in letters}
     missing = {left + letter + right for left, right in halves for letter in letters}
@@ -59,24 +61,24 @@ def one_slip_away(word: str) -> set[str]:
     return (wrong | missing | too_many | swapped) - {word}
 
 
-def best(meant: str, ids: Iterable[str]) -> list[str]:
-    """Those that are most like the one meant: whatever it is the beginning of, then by likeness."""
-    wanted = meant.casefold()
-    graded = []
-    for one in ids:
-        likeness = difflib.SequenceMatcher(None, wanted, one.casefold()).ratio()
-        begins = len(wanted) >= BEGINNING and one.casefold().startswith(wanted)
-        if begins or likeness >= ALIKE:
-            graded.append((not begins, -likeness, one))
-    return [one for *_, one in sorted(graded)[:SHOWN]]
+def most_similar(unknown_id: str, ids: Iterable[str]) -> list[str]:
+    """The ids most similar to an unknown one: first those that begin with it, then by similarity."""
+    typed = unknown_id.casefold()
+    ranked = []
+    for candidate in ids:
+        similarity = difflib.SequenceMatcher(None, typed, candidate.casefold()).ratio()
+        begins = len(typed) >= SHORTEST_PREFIX and candidate.casefold().startswith(typed)
+        if begins or similarity >= LEAST_SIMILARITY:
+            ranked.append((not begins, -similarity, candidate))
+    return [candidate for *_, candidate in sorted(ranked)[:SUGGESTIONS]]
 
 
-async def _among(connection: AsyncConnection, column: ColumnElement[str], ids: Collection[str]) -> list[str]:
+async def _existing(connection: AsyncConnection, column: ColumnElement[str], ids: Collection[str]) -> list[str]:
     return list((await connection.execute(select(column).where(column.in_(ids)).distinct())).scalars())
 
 
-async def _around(connection: AsyncConnection, column: ColumnElement[str], word: str) -> list[str]:
+async def _neighbours(connection: AsyncConnection, column: ColumnElement[str], word: str) -> list[str]:
     before = select(column).where(column < word).order_by(column.desc()).distinct().limit(NEIGHBOURS)
     after = select(column).where(column >= word).order_by(column).distinct().limit(NEIGHBOURS)
-    found = list((await connection.execute(before)).scalars())
-    return [*found, *(await connection.execute(after)).scalars()]
+    ids_before = list((await connection.execute(before)).scalars())
+    return [*ids_before, *(await connection.execute(after)).scalars()]

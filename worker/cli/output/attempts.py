@@ -1,4 +1,4 @@
-"""Attempts on stdout, however many: a table for people, one JSON document, or CSV. What is read is printed at once."""
+"""The output of `share-worker attempts`: a table, one JSON document, or CSV. Rows are printed as they are read."""
 
 import csv
 import json
@@ -12,21 +12,24 @@ from worker.ledger.history import Attempt
 from worker.text import minute
 
 HEAD: Final = ("claimed", "chat", "outcome", "answer", "note")
+EXPENDABLE: Final = ("note", "claimed", "answer")
+"""Columns to leave out on a narrow terminal, the first one first."""
+
 FIELDS: Final = tuple(Attempt.__dataclass_fields__)
 
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a text begins that a spreadsheet would take for a formula."""
+"""A spreadsheet takes a text that begins with one of these for a formula."""
 
 
 async def print_table(attempts: AsyncIterator[Attempt], zone: tzinfo) -> int:
-    """A table with times in a zone; return how many rows it has."""
+    """A table with timestamps in a zone; return how many rows it has."""
 
     async def rows() -> AsyncIterator[tuple[str, ...]]:
         async for attempt in attempts:
             chat = one_line(attempt.chat_id)
             yield (minute(attempt.claimed_at, zone), chat, attempt.outcome, answer(attempt), note(attempt))
 
-    return await print_columns_of(HEAD, rows())
+    return await print_columns_of(HEAD, rows(), expendable=EXPENDABLE)
 
 
 async def print_json(attempts: AsyncIterator[Attempt]) -> int:
@@ -42,7 +45,7 @@ async def print_json(attempts: AsyncIterator[Attempt]) -> int:
 
 
 async def print_csv(attempts: AsyncIterator[Attempt]) -> int:
-    """CSV under a head with the ledger's column names; times in UTC. Return how many rows there are."""
+    """CSV with the ledger's column names as its head, timestamps in UTC; return how many rows there are."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(FIELDS)
     count = 0
@@ -53,23 +56,23 @@ async def print_csv(attempts: AsyncIterator[Attempt]) -> int:
 
 
 def document(attempt: Attempt) -> dict[str, str | int | None]:
-    """An attempt for machines; times in ISO 8601, in UTC."""
+    """An attempt for machines; timestamps in ISO 8601, in UTC."""
     return {name: _plain(getattr(attempt, name)) for name in FIELDS}
 
 
 def answer(attempt: Attempt) -> str:
     """Linq's status and code: `404/2012`, `200`, or nothing."""
-    told = (attempt.http_status, attempt.error_code)
-    return "/".join(str(number) for number in told if number is not None)
+    numbers = (attempt.http_status, attempt.error_code)
+    return "/".join(str(number) for number in numbers if number is not None)
 
 
 def note(attempt: Attempt) -> str:
-    """What else there is to say, in one line: a rerun, and what Linq said."""
+    """The rerun that made the attempt, if one did, and Linq's error message, in one line."""
     return one_line("; ".join(part for part in (rerun(attempt), attempt.error_message) if part))
 
 
 def rerun(attempt: Attempt) -> str:
-    """Who asked for a call beyond the scheduled one, and why; nothing for a scheduled one."""
+    """The rerun that made an attempt, who asked for it and why; empty for a scheduled attempt."""
     if not attempt.sequence and not attempt.requested_by:
         return ""
     by = f" by {attempt.requested_by}" if attempt.requested_by else ""
@@ -82,5 +85,5 @@ def _plain(value: str | int | date | datetime | None) -> str | int | None:
 
 
 def _no_formula(value: str | int | None) -> str | int | None:
-    """An apostrophe before what a spreadsheet would run, as OWASP advises against CSV injection."""
+    """Put an apostrophe before a formula, as OWASP advises against CSV injection."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -1,4 +1,4 @@
-"""The explanation of a chat, for people and for machines."""
+"""The output of `share-worker explain`: a chat's values, rule by rule, for users and for machines."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -6,11 +6,12 @@ from datetime import datetime, tzinfo
 from typing import Final
 
 from worker.cli.output.attempts import answer, document, rerun
-from worker.cli.output.tables import column_lines, labelled, one_line
+from worker.cli.output.tables import labelled, one_line
+from worker.db.partner_values import LONGEST_ID
 from worker.ledger.history import Attempt
-from worker.questions.explain import Explanation, Judgement
+from worker.questions.explain import AttemptHistory, Explanation, Judgement
 from worker.rules.eligibility import Rules, Verdict
-from worker.text import both, exact, no_time, span
+from worker.text import both, exact, minute, span, unparseable
 
 NEEDED: Final = {
     Verdict.PAUSED: "it is resumed",
@@ -24,31 +25,32 @@ NEEDED: Final = {
     Verdict.DORMANT: "there is a newer outbound message",
     Verdict.GROUP_EXCLUDED: "SHARE_INCLUDE_GROUPS is true",
 }
-"""What must come true before a chat is due, by the rule that says no and does not end by itself."""
+"""What must become true before the chat is due, by the rule that holds and does not end as time passes."""
 
 HOLDS: Final = {True: "yes", False: "no", None: "off"}
 LONGEST_RULE: Final = max(len(rule.value) for rule in Verdict)
 
 
-def explanation_lines(explained: Explanation, rules: Rules, *, wide: int | None) -> Iterator[str]:
-    """All that is known of a chat, for people."""
+def explanation_lines(explained: Explanation, rules: Rules, *, width: int | None) -> Iterator[str]:
+    """The explanation for users."""
     zone = rules.timezone
     yield f"Chat {explained.chat_id}"
     if explained.chat is None:
-        yield "  Not in the table 'chats', so nobody calls it; the ledger remembers it."
+        yield "  Not in the table 'chats', so it is not shared with; the ledger has its history."
     else:
-        told = {**explained.chat, **{name: no_time(written) for name, written in explained.unreadable.items()}}
-        yield from _fields(told, zone, wide, without="id")
-        yield from _card_lines(explained, zone, wide)
+        unreadable = {name: unparseable(written) for name, written in explained.unreadable.items()}
+        yield from _fields({**explained.chat, **unreadable}, zone, width, without="id")
+        yield from _card_lines(explained, zone, width)
     if explained.judgement is not None:
-        yield from _judgement_lines(explained, explained.judgement, rules, wide)
+        yield from _judgement_lines(explained, explained.judgement, rules, width)
     yield ""
-    yield from _attempt_lines(explained, zone, wide)
+    yield from _attempt_lines(explained, zone, width)
 
 
 def explanation_document(explained: Explanation, rules: Rules) -> dict[str, object]:
-    """All that is known of a chat, for machines; times in UTC."""
+    """The explanation for machines; timestamps in UTC."""
     judgement = explained.judgement
+    facts = fact_texts(explained, rules)
     return {
         "chat_id": explained.chat_id,
         "now": explained.now,
@@ -60,22 +62,76 @@ def explanation_document(explained: Explanation, rules: Rules) -> dict[str, obje
         "verdict": judgement and judgement.verdict,
         "rules": judgement
         and [
-            {"rule": state.rule, "holds": state.holds, "says": state.rule.meaning, "fact": state.fact}
+            {"rule": state.rule, "holds": state.holds, "says": state.rule.meaning, "fact": facts[state.rule]}
             for state in judgement.rules
         ],
         "next_due": judgement and asdict(judgement.next_due),
-        "outcomes": explained.calls.outcomes,
+        "outcomes": explained.history.outcomes,
         "attempts": [document(attempt) for attempt in explained.attempts],
     }
 
 
-def _fields(row: Mapping[str, object], zone: tzinfo, wide: int | None, *, without: str) -> Iterator[str]:
+def fact_texts(explained: Explanation, rules: Rules) -> dict[Verdict, str]:
+    """The values that each rule looked at, in words; empty for a chat that left the table."""
+    chat, card = explained.chat, explained.card
+    if chat is None:
+        return {}
+
+    def timestamp(name: str, if_null: str) -> str:
+        if name in explained.unreadable:
+            return unparseable(explained.unreadable[name])
+        moment = chat[name]
+        return exact(moment, rules.timezone) if isinstance(moment, datetime) else if_null
+
+    paused = timestamp("paused_at", "paused_at is empty")
+    if chat["paused_reason"] and (chat["paused_at"] or "paused_at" in explained.unreadable):
+        paused = f"{paused}: {chat['paused_reason']}"
+    missing = timestamp("missing_at", "missing_at is empty")
+    if not 1 <= len(explained.chat_id) <= LONGEST_ID:
+        missing = f"the id has {len(explained.chat_id):,} characters; it must have 1 to {LONGEST_ID}"
+    outbound = timestamp("last_outbound_at", "no outbound message known")
+    today = [
+        f"{attempt.outcome} {exact(attempt.claimed_at, rules.timezone)}"
+        for attempt in explained.attempts
+        if attempt.share_day == explained.share_day
+    ]
+    return {
+        Verdict.PAUSED: paused,
+        Verdict.MISSING: missing,
+        Verdict.NOT_IMESSAGE: f"service is {chat['service'] or 'not known'}",
+        Verdict.NO_OUTBOUND: outbound,
+        Verdict.OPTED_OUT: f"health_status is {chat['health_status'] or 'not known'}",
+        Verdict.NO_CARD: f"{chat['from_number']} has {'a card' if card else 'no card'}",
+        Verdict.CARD_INACTIVE: f"the card is {'active' if card['is_active'] else 'not active'}" if card else "no card",
+        Verdict.ALREADY_TODAY: ", ".join(today) or f"no attempt on {explained.share_day}",
+        Verdict.TOO_SOON: _last_attempts(explained.history, rules),
+        Verdict.CAP_REACHED: f"{_shares(explained.history.shares)}; SHARE_MAX_PER_CHAT is {rules.max_per_chat}",
+        Verdict.DORMANT: f"{outbound}; SHARE_ACTIVE_DAYS is {rules.active_days}",
+        Verdict.GROUP_EXCLUDED: f"{'a group' if chat['is_group'] else 'not a group'}; "
+        f"SHARE_INCLUDE_GROUPS is {str(rules.include_groups).lower()}",
+    }
+
+
+def _last_attempts(history: AttemptHistory, rules: Rules) -> str:
+    settings = f"SHARE_MIN_HOURS is {rules.min_hours:g}, SHARE_EVERY_DAYS is {rules.every_days}"
+    if history.last_called_at is None:
+        return f"never called; {settings}"
+    called = f"last call {minute(history.last_called_at, rules.timezone)}"
+    shared = f"last share on {history.last_shared_day}" if history.last_shared_day else "no share yet"
+    return f"{called}, {shared}; {settings}"
+
+
+def _shares(count: int) -> str:
+    return f"{count:,} {'share' if count == 1 else 'shares'}"
+
+
+def _fields(row: Mapping[str, object], zone: tzinfo, width: int | None, *, without: str) -> Iterator[str]:
     for name, value in row.items():
         if name != without:
-            yield from labelled(f"  {name:<16}  ", _shown(value, zone), wide)
+            yield from labelled(f"  {name:<16}  ", _value_text(value, zone), width)
 
 
-def _shown(value: object, zone: tzinfo) -> str:
+def _value_text(value: object, zone: tzinfo) -> str:
     match value:
         case None:
             return "-"
@@ -87,71 +143,63 @@ def _shown(value: object, zone: tzinfo) -> str:
             return one_line(str(other))
 
 
-def _card_lines(explained: Explanation, zone: tzinfo, wide: int | None) -> Iterator[str]:
+def _card_lines(explained: Explanation, zone: tzinfo, width: int | None) -> Iterator[str]:
     yield ""
-    line = explained.chat["from_number"] if explained.chat else ""
+    line = one_line(str(explained.chat["from_number"])) if explained.chat else ""
     if explained.card is None:
         yield f"Card of {line}: none, as last seen"
         return
     yield f"Card of {line}, as last seen"
-    yield from _fields(explained.card, zone, wide, without="phone_number")
+    yield from _fields(explained.card, zone, width, without="phone_number")
 
 
-def _judgement_lines(explained: Explanation, judgement: Judgement, rules: Rules, wide: int | None) -> Iterator[str]:
+def _judgement_lines(explained: Explanation, judgement: Judgement, rules: Rules, width: int | None) -> Iterator[str]:
     zone = rules.timezone
     yield ""
     yield f"Verdict at {both(explained.now, zone)}"
     yield f"on share day {explained.share_day} ({zone}):"
     yield f"  {judgement.verdict.value}: {judgement.verdict.meaning}"
     yield ""
-    yield from _rule_lines(judgement, wide)
+    yield from _rule_lines(judgement, fact_texts(explained, rules), width)
     yield ""
     due = judgement.next_due
     if due.at is None:
         needed = ", and ".join(f"{NEEDED[rule]} ({rule.value})" for rule in due.unless if rule in NEEDED)
-        yield from labelled("Next due   ", f"on no coming day, until {needed}", wide)
+        yield from labelled("Next due   ", f"not until {needed}", width)
         return
-    yield from labelled("Next due   ", "now" if due.at == explained.now else f"from {both(due.at, zone)}", wide)
-    scheduled = f"{both(due.scheduled, zone)}, the first from then on" if due.scheduled else "none from then on"
-    yield from labelled("Scheduled  ", scheduled, wide)
+    yield from labelled("Next due   ", "now" if due.at == explained.now else f"from {both(due.at, zone)}", width)
+    scheduled = f"{both(due.scheduled, zone)}, the first time from then on" if due.scheduled else "no time from then on"
+    yield from labelled("Scheduled  ", scheduled, width)
 
 
-def _rule_lines(judgement: Judgement, wide: int | None) -> Iterator[str]:
-    """Each rule in order, the first that holds marked: a table where there is room, else what it says below."""
-    rows = [
-        (">" if state.rule is judgement.verdict else "", state.rule.value, HOLDS[state.holds], one_line(state.fact))
-        for state in judgement.rules
-    ]
-    said = [(*row, state.rule.meaning) for row, state in zip(rows, judgement.rules, strict=True)]
-    lines = list(column_lines(("", "rule", "holds", "what it looked at", "what it says"), said))
-    if wide is None or max(map(len, lines)) <= wide:
-        yield from lines
-        return
-    for mark, rule, holds, fact in rows:
-        label = f"{mark:<2}{rule:<{LONGEST_RULE}}  {holds:<3}  "
-        yield from labelled(label, fact, wide)
-        if holds == HOLDS[True]:
-            yield from labelled(" " * len(label), Verdict(rule).meaning, wide)
+def _rule_lines(judgement: Judgement, facts: Mapping[Verdict, str], width: int | None) -> Iterator[str]:
+    """Each rule in order, the first that holds marked, with the values that it looked at."""
+    yield from labelled("", "Rules against a share, in order; the first that holds is the verdict:", width)
+    yield f"  {'rule':<{LONGEST_RULE}}  holds  what it looked at"
+    for state in judgement.rules:
+        mark = ">" if state.rule is judgement.verdict else ""
+        label = f"{mark:<2}{state.rule.value:<{LONGEST_RULE}}  {HOLDS[state.holds]:<5}  "
+        yield from labelled(label, one_line(facts[state.rule]), width)
 
 
-def _attempt_lines(explained: Explanation, zone: tzinfo, wide: int | None) -> Iterator[str]:
-    outcomes = explained.calls.outcomes
+def _attempt_lines(explained: Explanation, zone: tzinfo, width: int | None) -> Iterator[str]:
+    outcomes = explained.history.outcomes
     total = sum(outcomes.values())
     if not total:
         yield "Attempts: none"
         return
-    told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
     last = f"; the last {len(explained.attempts)}" if total > len(explained.attempts) else ""
-    yield f"Attempts: {told}{last}, newest first"
+    yield f"Attempts: {counts}{last}, newest first"
     for attempt in explained.attempts:
-        yield from _one_attempt(attempt, zone, wide)
+        yield from _one_attempt(attempt, zone, width)
 
 
-def _one_attempt(attempt: Attempt, zone: tzinfo, wide: int | None) -> Iterator[str]:
+def _one_attempt(attempt: Attempt, zone: tzinfo, width: int | None) -> Iterator[str]:
     took = f"took {span(attempt.finished_at - attempt.claimed_at)}" if attempt.finished_at else "not finished"
-    told = [exact(attempt.claimed_at, zone), attempt.outcome, answer(attempt), took]
-    yield f"  {'  '.join(part for part in told if part)}"
+    parts = [exact(attempt.claimed_at, zone), attempt.outcome, answer(attempt), took]
+    yield f"  {'  '.join(part for part in parts if part)}"
     yield f"    share day {attempt.share_day}, run {attempt.run_id}"
     for label, text in (("", rerun(attempt)), ("said: ", attempt.error_message), ("trace ", attempt.trace_id)):
         if text:
-            yield from labelled(f"    {label}", one_line(text), wide)
+            yield from labelled(f"    {label}", one_line(text), width)

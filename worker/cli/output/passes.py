@@ -1,4 +1,4 @@
-"""What commands print: for people as aligned text, for machines as one JSON document. Knows no database and no HTTP."""
+"""The output of commands that make passes: text for users, one JSON document for machines. No database, no HTTP."""
 
 import json
 import sys
@@ -20,18 +20,18 @@ Row = tuple[str, int, str]
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """One JSON document on stdout; times in ISO 8601 with their zone."""
+    """Print one JSON document on stdout; timestamps in ISO 8601 with their offset."""
     json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=not unicode_is_shown())
     sys.stdout.write("\n")
 
 
 def result_document(result: PassResult) -> dict[str, object]:
-    """A pass, for machines."""
+    """The result of a pass for machines."""
     return asdict(result)
 
 
 def print_result(result: PassResult, rules: Rules) -> None:
-    """A pass, for people: how it ended, then every chat in one of the counts."""
+    """The result of a pass for users: how it ended, and counts that add up to all chats."""
     took = span(result.finished_at - result.started_at)
     ended = {RunStatus.COMPLETED: f"completed in {took}"}.get(result.status, f"{result.status.value} after {took}")
     print_lines(f"Pass {result.run_id}, share day {result.share_day} ({rules.timezone}): {ended}")
@@ -42,26 +42,26 @@ def print_result(result: PassResult, rules: Rules) -> None:
 
 
 def print_dry_run(counts: Mapping[Verdict, int], due: list[str], rules: Rules, now: datetime) -> None:
-    """What a pass would do: whom it would call, and why not the others."""
+    """What a pass would do: which chats it would share with, and why not with the others."""
     total = sum(counts.values())
-    would = counts.get(Verdict.DUE, 0)
+    due_count = counts.get(Verdict.DUE, 0)
     print_lines(
-        f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): nobody is called, nothing is written.", ""
+        f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): no share is made, nothing is written.", ""
     )
-    rows: list[Row] = [("due", would, "would be called")]
+    rows: list[Row] = [("due", due_count, "would be shared with")]
     rows += [(name.value, count, name.meaning) for name, count in counts.items() if name is not Verdict.DUE]
     print_lines(*count_lines([*rows, ("chats", total, "")]))
     if due:
-        print_lines("", "Would be called:", *(f"  {chat_id}" for chat_id in due))
-        if would > len(due):
-            print_lines(f"  and {would - len(due):,} more (--json lists them all, --limit N the first N)")
+        print_lines("", "Would be shared with:", *(f"  {chat_id}" for chat_id in due))
+        if due_count > len(due):
+            print_lines(f"  and {due_count - len(due):,} more (--json lists them all, --limit N the first N)")
 
 
 def plan_lines(plan: Plan, rules: Rules) -> Iterator[str]:
-    """What a rerun would do, for people: each chat that is shown, then all of them by whether they may be called."""
+    """What a rerun would do, for users: the chats that are listed, then counts of all selected chats by ruling."""
     yield f"Rerun, share day {plan.share_day} ({rules.timezone})"
     if not plan.counts:
-        yield "  No attempt of today fits."
+        yield "  No attempt of today matches."
         return
     if plan.choices:
         yield ""
@@ -74,15 +74,15 @@ def plan_lines(plan: Plan, rules: Rules) -> Iterator[str]:
 
 
 def plan_rows(plan: Plan) -> list[Row]:
-    """A plan as rows that add up to the number of selected chats."""
+    """A rerun's counts as rows that add up to the selected chats."""
     allowed = plan.counts[Again.ALLOWED]
-    rows: list[Row] = [(Again.ALLOWED.value, allowed, "would be called again")]
+    rows: list[Row] = [(Again.ALLOWED.value, allowed, "would be shared with again")]
     rows += [(name, count, meaning(name)) for name, count in plan.counts.most_common() if name != Again.ALLOWED]
     return [*rows, ("chats", plan.counts.total(), "")]
 
 
 def plan_document(plan: Plan) -> dict[str, object]:
-    """A plan, for machines."""
+    """What a rerun would do, for machines."""
     return {
         "share_day": plan.share_day,
         "counts": dict(plan.counts),
@@ -95,15 +95,15 @@ def _last(choice: Choice) -> str:
 
 
 def tally_rows(tally: Tally) -> list[Row]:
-    """A tally as rows that add up to the number of chats."""
-    told = {
+    """A tally as rows that add up to all chats."""
+    outcomes = {
         Outcome.SHARED: tally["shared"],
         Outcome.REJECTED: tally["rejected"],
         Outcome.UNKNOWN: tally["unknown"],
         Outcome.UNSENT: tally["unsent"],
     }
     rows: list[Row] = [
-        (name.value, count, name.meaning) for name, count in told.items() if count or name is Outcome.SHARED
+        (name.value, count, name.meaning) for name, count in outcomes.items() if count or name is Outcome.SHARED
     ]
     if tally["left"]:
         rows.append(("left", tally["left"], "due, but not attempted"))
@@ -112,16 +112,16 @@ def tally_rows(tally: Tally) -> list[Row]:
 
 
 def count_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """Rows with their counts flush right."""
+    """Rows as lines, with the counts flush right."""
     rows = list(rows)
     names = max(len(name) for name, _, _ in rows)
     counts = max(len(f"{count:,}") for _, count, _ in rows)
-    for name, count, words in rows:
-        yield f"  {name:<{names}}  {count:>{counts},}  {words}".rstrip()
+    for name, count, meaning_ in rows:
+        yield f"  {name:<{names}}  {count:>{counts},}  {meaning_}".rstrip()
 
 
 def print_lines(*lines: str) -> None:
-    """Lines of a result, on stdout."""
+    """Print lines of a result on stdout."""
     for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -129,7 +129,7 @@ def print_lines(*lines: str) -> None:
 
 @contextmanager
 def progress(*, shown: bool) -> Iterator[Watch]:
-    """A line on stderr that counts answers while the block lasts, where a person watches; log lines go above it."""
+    """Show a line on stderr that counts answers while the block lasts, if `shown`; log lines go above it."""
     if not shown:
         yield lambda _answer, _seconds: None
         return
@@ -143,8 +143,8 @@ def progress(*, shown: bool) -> Iterator[Watch]:
 
         def watch(answer: Answer, _seconds: float) -> None:
             counts[answer.outcome] += 1
-            told = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
-            display.update(task, description=" · ".join(told))
+            parts = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
+            display.update(task, description=" · ".join(parts))
 
         yield watch
 

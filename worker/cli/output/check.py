@@ -1,0 +1,159 @@
+"""The output of `share-worker check`: one line for each finding, with what to do."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from worker.cli.output.tables import one_line
+from worker.db.partner_values import LONGEST_ID
+from worker.linq.answers import Card
+from worker.questions.check import Fault, FaultKind, LineUse, WrongNumber
+from worker.rules.eligibility import Verdict
+
+FindingState = Literal["ok", "note", "FAIL"]
+
+LONGEST_EXAMPLE: Final = 40
+
+NUMBERS_SHOWN: Final = 20
+"""Wrong numbers, and lines without a card, that get a line of their own; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One line of the output."""
+
+    state: FindingState
+    about: str
+    found: str
+    """What was found, and what to do."""
+
+
+def finding_line(finding: Finding) -> str:
+    """A finding for users."""
+    return f"{finding.state:<4}  {finding.about:<8}  {finding.found}"
+
+
+def key_finding(base_url: str, refusal: object | None) -> Finding:
+    """Whether Linq accepts the key; `refusal` is the error with which it did not list the cards."""
+    if refusal is None:
+        return Finding(state="ok", about="key", found=f"accepted by {base_url}")
+    return Finding(state="FAIL", about="key", found=f"{base_url} did not list the cards: {refusal}")
+
+
+def line_findings(lines: Sequence[LineUse]) -> Iterator[Finding]:
+    """Each card, and each line that has chats but no card."""
+    without = [line for line in lines if line.card is None]
+    for line in lines:
+        if line.card is not None:
+            yield _card_finding(line, line.card)
+    for line in without[:NUMBERS_SHOWN]:
+        found = f"{line.phone_number}: has no contact card, so no share for its {_chats(line.chats)}"
+        yield Finding(state="FAIL", about="card", found=found)
+    if hidden := without[NUMBERS_SHOWN:]:
+        count = _chats(sum(line.chats for line in hidden))
+        found = f"{len(hidden):,} more lines have no contact card, so no share for their {count}"
+        yield Finding(state="FAIL", about="card", found=found)
+
+
+def number_findings(wrong: Sequence[WrongNumber], schema: str | None = None) -> Iterator[Finding]:
+    """Each value of `from_number` that is not E.164, with the number that was probably meant.
+
+    `schema` is the PostgreSQL schema of the table `chats`, for the SQL; None: where the search path points.
+    """
+    for number in wrong[:NUMBERS_SHOWN]:
+        yield Finding(state="FAIL", about="chats", found=wrong_number_text(number, schema))
+    if hidden := wrong[NUMBERS_SHOWN:]:
+        count = _chats(sum(number.chats for number in hidden))
+        found = f"from_number has {len(hidden):,} more values that are not E.164, in {count}"
+        yield Finding(state="FAIL", about="chats", found=found)
+
+
+def wrong_number_text(number: WrongNumber, schema: str | None = None) -> str:
+    """What is wrong with a value of `from_number`, and what to do."""
+    found = f"from_number is {_example(number.written)!r} in {_chats(number.chats)}"
+    if number.meant is None:
+        return f"{found}; it must be E.164, such as +14155550100"
+    return f"{found}; {_meant(number, number.meant, schema)}"
+
+
+def due_finding(counts: Mapping[Verdict, int]) -> Finding:
+    """How many chats are due, and how many are not by which verdict."""
+    total = sum(counts.values())
+    if not total:
+        return Finding(state="note", about="chats", found="the table 'chats' is empty: there is no chat to share with")
+    due = f"{counts.get(Verdict.DUE, 0):,} of {total:,} are due now"
+    others = ", ".join(f"{count:,} {name.value}" for name, count in counts.items() if name is not Verdict.DUE)
+    return Finding(state="ok", about="chats", found=f"{due}; {others}" if others else due)
+
+
+def fault_findings(faults: Sequence[Fault], schema: str | None = None) -> Iterator[Finding]:
+    """The faults of the table `chats` and of its rows."""
+    for fault in faults:
+        yield Finding(state="FAIL", about="chats", found=_fault_text(fault, schema))
+
+
+def _card_finding(line: LineUse, card: Card) -> Finding:
+    name = one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"
+    about = f"{card.phone_number} ({name})"
+    if card.is_active:
+        return Finding(state="ok", about="card", found=f"{about}: active, {_chats(line.chats)}")
+    if line.chats:
+        found = f"{about}: not active, so no share for its {_chats(line.chats)}"
+        return Finding(state="FAIL", about="card", found=found)
+    return Finding(state="note", about="card", found=f"{about}: not active; no chat depends on it")
+
+
+def _meant(number: WrongNumber, meant: str, schema: str | None) -> str:
+    card = number.meant_card
+    has = "" if card is None else f", which has {'an active card' if card.is_active else 'a card that is not active'}"
+    question = f"did you mean {meant}{has}?"
+    if not number.written.isprintable() or len(number.written) > LONGEST_EXAMPLE:
+        return question
+    written = number.written.replace("'", "''")
+    return f"{question} UPDATE {_table(schema)} SET from_number = '{meant}' WHERE from_number = '{written}'"  # noqa: S608 -- for the admin to run
+
+
+def _fault_text(fault: Fault, schema: str | None) -> str:
+    have = f"{fault.count:,} {'row has' if fault.count == 1 else 'rows have'}"
+    ids = "1 id is" if fault.count == 1 else f"{fault.count:,} ids are"
+    examples = " and ".join(repr(_example(text)) for text in fault.examples)
+    texts = {
+        FaultKind.MISSING_COLUMNS: f"the table 'chats' must also have: {', '.join(fault.examples)}",
+        FaultKind.NO_KEY: (
+            "the table 'chats' has no primary key, and an id that is in it twice makes a pass fail: "
+            f"CREATE UNIQUE INDEX chats_id ON {_table(schema)} (id)"
+        ),
+        FaultKind.DUPLICATE_IDS: f"{ids} in the table more than once, such as {examples}; keep one row of each",
+        FaultKind.SIMILAR_IDS: (
+            f"{ids} in the table in several spellings, such as {examples}; "
+            "to Linq they may be one chat, shared with twice: keep the row that spells it as Linq does"
+        ),
+        FaultKind.PADDED_IDS: f"{have} an id with blanks around it, such as {examples}; it must be Linq's id alone",
+        FaultKind.UNUSABLE_IDS: (
+            f"{have} an id that is not a text of 1 to {LONGEST_ID} characters, such as {examples}; "
+            "it must be Linq's chat id"
+        ),
+        FaultKind.NOT_A_TIMESTAMP: (
+            f"{have} a {fault.column} that is not a timestamp, such as {examples}; "
+            "it must be ISO 8601, such as 2026-03-10T09:00:00Z"
+        ),
+        FaultKind.IN_THE_FUTURE: (
+            f"{have} a {fault.column} in the future, such as {examples}; "
+            "it must be a time that has passed, in UTC or with its offset"
+        ),
+    }
+    return texts[fault.kind]
+
+
+def _table(schema: str | None) -> str:
+    """The table `chats` as SQL names it: with a schema of our own, another `chats` may be on the search path."""
+    return f'"{schema}".chats' if schema else "chats"
+
+
+def _example(text: str) -> str:
+    """A value of the table, at a length that fits into a line."""
+    return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]}..."
+
+
+def _chats(count: int) -> str:
+    return "1 chat" if count == 1 else f"{count:,} chats"
