@@ -184,17 +184,14 @@ async def our_client(plan: Plan, reading: Reading) -> None:
 
 async def our_pass(plan: Plan, reading: Reading) -> None:
     """A whole pass of the worker: cards, claims, calls, records, tally; with its logs, as JSON."""
-    from worker.cli.shell import loading
-
-    with loading():  # as the command does it
-        from worker import db
-        from worker.clock import SystemClock
-        from worker.linq.client import Linq
-        from worker.logs import configure_logging
-        from worker.outcomes import PassResult, Trigger
-        from worker.rules.eligibility import Rules
-        from worker.sharing.limits import Limits
-        from worker.sharing.share_pass import run_pass
+    from worker import db
+    from worker.clock import SystemClock
+    from worker.linq.client import Linq
+    from worker.logs import configure_logging
+    from worker.outcomes import PassResult, Trigger
+    from worker.rules.eligibility import Rules
+    from worker.sharing.limits import Limits
+    from worker.sharing.share_pass import run_pass
 
     configure_logging(form="json", level="info", secrets=[KEY])
     clock = SystemClock()

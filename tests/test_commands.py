@@ -70,7 +70,7 @@ async def test_run_shares_and_says_how_it_went(live: Scene, settings: dict[str, 
     ended = await share_worker("run", **settings)
     assert ended.code == 0
     assert re.search(r"^Pass \S+, share day \d{4}-\d\d-\d\d \(UTC\): completed in \d", ended.out)
-    assert re.search(r"^  shared +1  Linq took the share$", ended.out, re.MULTILINE)
+    assert re.search(r"^  shared +1  Linq accepted the share$", ended.out, re.MULTILINE)
     assert re.search(r"^  not_imessage +1  SMS, RCS or unknown", ended.out, re.MULTILINE)
     assert re.search(r"^  chats +2$", ended.out, re.MULTILINE)
     assert live.called() == ["chat"]
@@ -230,10 +230,10 @@ async def test_a_dry_run_predicts_the_run(live: Scene, settings: dict[str, str])
     ("changes", "code", "sign"),
     [
         ({"LINQ_API_KEY": ""}, 2, "LINQ_API_KEY is not set"),
-        ({"SHARE_CONCURRENCY": "many"}, 2, "SHARE_CONCURRENCY is 'many', but may be calls in flight: a whole number"),
+        ({"SHARE_CONCURRENCY": "many"}, 2, "SHARE_CONCURRENCY is 'many'; it must be a whole number"),
         ({"SHARE_TIMEZONE": "Europe/Berlim"}, 2, "did you mean Europe/Berlin?"),
         ({"LINQ_BASE_URL": "http://linq.example"}, 2, "plain http would send the key for anyone to read"),
-        ({"DATABASE_URL": "mysql://root:planted@db/x"}, 2, "begins with mysql://"),
+        ({"DATABASE_URL": "mysql://root:planted@db/x"}, 2, "must begin with sqlite:/// or postgresql://"),
         ({"DATABASE_URL": "postgresql://u:planted@127.0.0.1:9/db"}, 1, "cannot be reached"),
         ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, 1, "cannot be made: No such file or directory"),
         ({"DATABASE_URL": "sqlite:////proc/version"}, 1, "the database sqlite:////proc/version"),

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker import db
+from worker import assembly, db
 from worker.db.tables import chats, contact_cards, share_attempts
 from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, moment, source, verdict
 from worker.settings import Settings
@@ -295,7 +295,7 @@ async def test_what_a_run_attempted_today_is_left_out_of_its_count_and_nothing_e
 
 
 def test_the_rules_without_settings_are_those_of_the_settings() -> None:
-    assert replace(Settings().rules, timezone=UTC) == Rules()
+    assert replace(assembly.rules(Settings()), timezone=UTC) == Rules()
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(2, "due"), (1.9999, "too_soon")])

@@ -114,7 +114,7 @@ async def test_ids_come_from_stdin_by_the_thousand(live: Scene, settings: dict[s
     assert [line[0] for line in told[1:2502]] == ids
     assert told[-1] == ["ids", "2,501"]
     assert (await paused(live))["known"][0] is not None
-    assert "nothing came; give one chat id a line" in one_line(await fed(b"\n \n", "resume", "-", **settings), 2)
+    assert "stdin is empty; give one chat id a line" in one_line(await fed(b"\n \n", "resume", "-", **settings), 2)
     assert "not UTF-8 text" in one_line(await fed(b"\xff\xfe\n", "resume", "-", **settings), 2)
 
 
@@ -125,7 +125,7 @@ async def test_a_whole_line_is_asked_about_first(live: Scene, settings: dict[str
     await live.add_chat("theirs", from_number=OTHER)
     await live.change_chat("ours-1", paused_at=live.clock.now())
     nobody = one_line(await fed(b"y\n", "pause", "--line", LINE, **settings), 2)
-    assert nobody.endswith("add --yes to go ahead without asking"), "a pipe is not a person"
+    assert nobody.endswith("add --yes to go ahead"), "a pipe is not a person"
     declined = await answered("n", "pause", "--line", LINE, **settings)
     assert f"Pause the 3 chats of {LINE} (1 of them paused now)? [y/N]" in declined.err
     assert declined.code == 1

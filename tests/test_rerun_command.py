@@ -84,12 +84,12 @@ async def test_it_asks_and_only_yes_is_yes(live: Scene, linq_clock: Later, setti
     await this_morning(live, linq_clock, settings)
     declined = await answered("", "rerun", "--outcome", "rejected", **settings)
     assert declined.code == 1
-    assert "Call share again for 1 chat? [y/N] " in declined.err
-    assert "nobody was called" in declined.err
+    assert "Share again with 1 chat? [y/N] " in declined.err
+    assert "nothing was shared" in declined.err
     assert len(live.called()) == 3
     agreed = await answered("y", "rerun", "--outcome", "rejected", **settings)
     assert agreed.code == 0
-    assert "shared  1  Linq took the share" in agreed.out
+    assert "shared  1  Linq accepted the share" in agreed.out
     assert Counter(live.called())["no"] == 2
 
 
@@ -98,7 +98,8 @@ async def test_with_nobody_to_ask_it_does_nothing(live: Scene, linq_clock: Later
     ended = await share_worker("rerun", "--outcome", "rejected", **settings)
     assert ended.code == 2
     assert ended.err == (
-        "share-worker: nobody is there to ask; add --yes to go ahead without asking, or --dry-run to only look\n"
+        "share-worker: stdin is not a terminal, so the question cannot be answered;"
+        " add --yes to go ahead, or --dry-run to only look\n"
     )
     assert len(live.called()) == 3
 
@@ -155,7 +156,7 @@ async def test_a_killed_rerun_leaves_a_claim_that_nobody_repeats(
     live.account.clear_faults()
     again = await share_worker("rerun", "--chat", "no", "--force", "--yes", **settings)
     assert again.code == 1
-    assert "being called now" in again.out
+    assert "a request is in flight" in again.out
     assert Counter(live.called())["no"] == 2
 
 
@@ -167,7 +168,7 @@ async def test_a_chat_whose_card_is_inactive_at_linq_is_not_called(
     ended = await share_worker("rerun", "--chat", "no", "--force", "--yes", **settings)
     assert ended.code == 1
     assert "card_inactive" in ended.out
-    assert ended.err == "share-worker: none of these chats may be called\n"
+    assert ended.err == "share-worker: none of these chats may be shared with again\n"
     assert len(live.called()) == 3
 
 
@@ -186,7 +187,7 @@ async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
     assert " is over, and a call now would count for " in line
     assert "'share-worker run'" in line
     assert "has not begun" in one_line(await share_worker("rerun", "--chat", "a", "--day", "2999-01-01", **settings), 2)
-    assert "'soon' is no day" in one_line(await share_worker("rerun", "--chat", "a", "--day", "soon", **settings), 2)
+    assert "'soon' is not a day" in one_line(await share_worker("rerun", "--chat", "a", "--day", "soon", **settings), 2)
 
 
 async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]) -> None:
@@ -194,7 +195,7 @@ async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]
     process = await start("rerun", "--chat", "-", **settings)
     _, err = await process.communicate()
     assert (process.returncode, err.count(b"\n")) == (2, 1)
-    assert b"nothing came; give one chat id a line" in err
+    assert b"stdin is empty; give one chat id a line" in err
 
 
 async def test_without_linq_nobody_is_called_and_it_says_so(

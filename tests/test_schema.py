@@ -220,7 +220,7 @@ async def test_a_missing_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("url", "sign"),
     [
-        ("mysql://root:planted@host/db", "begins with mysql://"),
+        ("mysql://root:planted@host/db", "must begin with sqlite:/// or postgresql://"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         ("planted", "is not a database URL"),

@@ -4,14 +4,20 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
 
+from worker import assembly
 from worker.db import parse_url
+from worker.db.faults import describe
+from worker.db.url import shown
 from worker.errors import UsageError
 from worker.linq.client import BASE_URL
 from worker.rules.eligibility import Rules
@@ -46,9 +52,9 @@ def test_everything_but_the_key_has_a_default() -> None:
     assert settings.LINQ_API_KEY is None
     assert settings.LINQ_BASE_URL == BASE_URL == "https://api.linqapp.com/api/partner"
     assert settings.DATABASE_URL.get_secret_value() == "sqlite:///share-worker.db"
-    assert settings.rules == Rules(timezone=ZoneInfo("UTC"))
-    assert settings.limits() == Limits()
-    assert settings.schedule() == Schedule("0 10 * * *", ZoneInfo("UTC"))
+    assert assembly.rules(settings) == Rules(timezone=ZoneInfo("UTC"))
+    assert assembly.limits(settings) == Limits()
+    assert assembly.schedule(settings) == Schedule("0 10 * * *", ZoneInfo("UTC"))
     assert settings.HEARTBEAT_URL is None
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("127.0.0.1", 8080)
     assert (settings.SHARE_REQUEST_TIMEOUT, settings.LOG_FORMAT, settings.LOG_LEVEL) == (30, "auto", "info")
@@ -58,6 +64,7 @@ EVERY_SETTING: Final = {
     "LINQ_API_KEY": KEY,
     "LINQ_BASE_URL": "https://linq.example/api",
     "DATABASE_URL": f"postgresql://worker:{PASSWORD}@db.example/shares",
+    "DATABASE_SCHEMA": "sharing",
     "SHARE_SCHEDULE": "30 9 * * 1-5",
     "SHARE_TIMEZONE": "Asia/Tokyo",
     "SHARE_CONCURRENCY": "7",
@@ -81,7 +88,8 @@ def assert_every_setting_was_read(settings: Settings) -> None:
     assert settings.api_key == KEY
     assert settings.LINQ_BASE_URL == "https://linq.example/api"
     assert parse_url(settings.DATABASE_URL.get_secret_value()).password == PASSWORD
-    assert settings.rules == Rules(
+    assert settings.DATABASE_SCHEMA == "sharing"
+    assert assembly.rules(settings) == Rules(
         timezone=ZoneInfo("Asia/Tokyo"),
         every_days=3,
         min_hours=4.5,
@@ -89,8 +97,8 @@ def assert_every_setting_was_read(settings: Settings) -> None:
         active_days=90,
         include_groups=False,
     )
-    assert settings.limits(5) == Limits(concurrency=7, per_second=2.5, drain_seconds=40, at_most=5)
-    assert settings.schedule() == Schedule("30 9 * * 1-5", ZoneInfo("Asia/Tokyo"))
+    assert assembly.limits(settings, 5) == Limits(concurrency=7, per_second=2.5, drain_seconds=40, at_most=5)
+    assert assembly.schedule(settings) == Schedule("30 9 * * 1-5", ZoneInfo("Asia/Tokyo"))
     assert settings.HEARTBEAT_URL is not None
     assert settings.HEARTBEAT_URL.get_secret_value() == HEARTBEAT
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("::1", 9000)
@@ -203,6 +211,50 @@ def test_a_key_that_is_not_there_is_asked_for_when_it_is_needed(
     assert settings.shown()["LINQ_API_KEY"] == "not set"
 
 
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_secret_file_may_be_named_in_the_dotenv_file_too(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(EVERY_SETTING[name] + "\n")
+    (tmp_path / ".env").write_text(f"{name}_FILE={tmp_path / 'secret'}\n")
+    assert _held(load(), name) == EVERY_SETTING[name]
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_secret_of_the_environment_goes_before_a_file_that_the_dotenv_file_names(
+    name: str, by_file: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("sqlite:///other.db" if name == "DATABASE_URL" else "https://other.example")
+    (tmp_path / ".env").write_text(f"{name}_FILE={tmp_path / 'other'}\n")
+    (tmp_path / "secret").write_text(EVERY_SETTING[name])
+    monkeypatch.setenv(*((f"{name}_FILE", str(tmp_path / "secret")) if by_file else (name, EVERY_SETTING[name])))
+    assert _held(load(), name) == EVERY_SETTING[name]
+
+
+def test_a_secret_given_twice_in_the_dotenv_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"LINQ_API_KEY={KEY}\nLINQ_API_KEY_FILE={tmp_path / 'key'}\n")
+    assert complaint() == "LINQ_API_KEY and LINQ_API_KEY_FILE are both set; set only one of them"
+
+
+def _held(settings: Settings, name: str) -> str:
+    secret: SecretStr = getattr(settings, name)
+    return secret.get_secret_value()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["  {}\n", "{}\r\n", '"{}"', "'{}'", ' "{}" '])
+def test_white_space_and_quotes_around_a_value_are_no_part_of_it(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, **EVERY_SETTING)
+    monkeypatch.setenv(name, form.format(EVERY_SETTING[name]))
+    assert_every_setting_was_read(load())
+
+
+def test_a_schema_is_for_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_SCHEMA", "sharing")
+    assert complaint() == "DATABASE_SCHEMA is 'sharing', but DATABASE_URL is a SQLite file and has no schemas"
+
+
 def test_spaces_around_the_key_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINQ_API_KEY", f"  {KEY}\n")
     assert load().api_key == KEY
@@ -214,7 +266,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(
 ) -> None:
     monkeypatch.setenv("LINQ_API_KEY", bad)
     said = complaint()
-    assert re.fullmatch(r"LINQ_API_KEY holds something else, but may be .*printable.*", said)
+    assert re.fullmatch(r"LINQ_API_KEY must be .*printable.*", said)
     assert KEY not in said
 
 
@@ -240,7 +292,6 @@ WRONG: Final[Mapping[str, list[str]]] = {
         "https://api.linqapp.com:port",
         "https://api linqapp.com",
         "https://api.linqapp.com\u2028.example",
-        " ",
     ],
     "SHARE_SCHEDULE": [
         "daily",
@@ -250,9 +301,8 @@ WRONG: Final[Mapping[str, list[str]]] = {
         "60 * * * *",
         "0 10 * * MONDAY",
         "0 0 30 2 *",
-        " ",
     ],
-    "HTTP_HOST": ["example.com", "999.1.1.1", "127.0.0.1:8080", "[::1]", " "],
+    "HTTP_HOST": ["example.com", "999.1.1.1", "127.0.0.1:8080", "[::1]"],
     "HTTP_PORT": ["-1", "65536", "http", "80.5"],
     "SHARE_TIMEZONE": [
         "Europe",
@@ -261,8 +311,6 @@ WRONG: Final[Mapping[str, list[str]]] = {
         "/etc/localtime",
         "../UTC",
         "Europe/",
-        "UTC ",
-        " ",
         "zone.tab",
         "x" * 5000,
     ],
@@ -275,6 +323,7 @@ WRONG: Final[Mapping[str, list[str]]] = {
     "SHARE_INCLUDE_GROUPS": ["maybe", "2", "ja", "nein"],
     "SHARE_REQUEST_TIMEOUT": ["0", "0.9", "301", "nan", "inf", "30s"],
     "SHARE_DRAIN_SECONDS": ["0", "301", "nan", "-inf", "25 seconds"],
+    "DATABASE_SCHEMA": ["Sharing", "my schema", "1st", "pg_own", "a;b", "a" * 64],
     "LOG_FORMAT": ["xml", "JSON", "text"],
     "LOG_LEVEL": ["trace", "INFO", "warn", "20"],
 }
@@ -286,7 +335,7 @@ def test_a_wrong_value_gets_one_line_with_the_setting_the_value_and_what_is_allo
 ) -> None:
     monkeypatch.setenv(name, value)
     said = complaint()
-    assert said.startswith(f"{name} is {value!r}, but may be {Settings.model_fields[name].description}")
+    assert said.startswith(f"{name} is {value!r}; it must be {Settings.model_fields[name].description}")
     assert said.isprintable()
 
 
@@ -301,7 +350,6 @@ WRONG_DATABASES: Final = {
     "a port that is none": f"postgresql://worker:{PASSWORD}@db:port/shares",
     "in memory": "sqlite://",
     "in memory by name": "sqlite:///:memory:",
-    "blank": " ",
 }
 
 
@@ -313,6 +361,22 @@ def test_a_wrong_database_gets_one_line_without_its_password(url: str, monkeypat
     assert "sqlite:///" in said
     assert PASSWORD not in said
     assert said.isprintable()
+
+
+SPECIAL: Final = "@/?#[]%: "
+
+
+@pytest.mark.parametrize("letter", SPECIAL)
+def test_a_password_with_a_special_letter_in_it_is_asked_for_percent_encoded(
+    letter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = f"planted{letter}zz-password"
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://worker:{password}@db.example/shares")
+    said = complaint()
+    assert said.startswith("DATABASE_URL cannot be split without doubt; percent-encode special characters")
+    assert not [part for part in re.split(f"[{re.escape(SPECIAL)}]", password) if part in said]
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://worker:{quote(password, safe='')}@db.example/shares")
+    assert parse_url(_held(load(), "DATABASE_URL")).password == password
 
 
 def test_several_wrong_settings_get_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +415,7 @@ def test_a_wrong_heartbeat_gets_one_line_without_its_url(url: str, monkeypatch: 
 
 def test_a_wrong_value_of_the_dotenv_file_is_named_as_well(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SHARE_MIN_HOURS=48\n")
-    assert complaint().startswith("SHARE_MIN_HOURS is '48', but may be hours")
+    assert complaint().startswith("SHARE_MIN_HOURS is '48'; it must be a number from 0.1 to 23")
 
 
 # The base URL
@@ -416,10 +480,10 @@ def test_nothing_is_suggested_for_a_time_zone_like_no_other(monkeypatch: pytest.
 def test_the_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, **EVERY_SETTING)
     settings = load()
-    for shown in (repr(settings), str(settings), str(settings.shown()), str(settings.model_dump())):
-        assert KEY not in shown
-        assert PASSWORD not in shown
-        assert "planted-path-789" not in shown
+    for printed in (repr(settings), str(settings), str(settings.shown()), str(settings.model_dump())):
+        assert KEY not in printed
+        assert PASSWORD not in printed
+        assert "planted-path-789" not in printed
     assert settings.shown()["LINQ_API_KEY"] == "set"
     assert settings.shown()["DATABASE_URL"] == "postgresql://worker:***@db.example/shares"
     assert settings.shown()["SHARE_TIMEZONE"] == "Asia/Tokyo"
@@ -552,6 +616,27 @@ def test_whatever_surrounds_a_secret_it_is_never_in_the_complaint(before: str, a
     outcome = loaded_from({name: before + KEY + after, "SHARE_CONCURRENCY": "0"})
     assert isinstance(outcome, str)
     assert KEY not in outcome
+
+
+_password: Final = st.text(st.sampled_from("pq7@/?#[]%:&=+ .\\\"'\u00e9") | st.characters(codec="utf-8"), max_size=12)
+
+
+@given(
+    password=_password, user=_password, rest=st.sampled_from(["db/shares", "db:5432/shares?sslmode=require", "/shares"])
+)
+@example(password="@", user="", rest="db/shares")
+@example(password="/@h/", user="worker", rest="db/shares")
+def test_whatever_a_password_looks_like_no_part_of_it_is_ever_shown(password: str, user: str, rest: str) -> None:
+    password = f"planted{password}secret"
+    url = f"postgresql://{user}:{password}@{rest}"
+    try:
+        parsed = parse_url(url)
+    except UsageError as error:
+        said = str(error)
+    else:
+        said = shown(parsed) + describe(OperationalError("", None, Exception(f"no password {parsed.password}")), parsed)
+    assert "planted" not in said.replace("no password ***", "")
+    assert "secret" not in said
 
 
 @given(value=_text)

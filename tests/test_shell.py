@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
-from tests.commands import KEY, environment, share_worker
+from tests.commands import KEY, environment, one_line, share_worker
 from worker.simulator.account import Account
 from worker.simulator.server import serving
 
@@ -109,8 +109,9 @@ async def test_completion_comes_with_the_command(shell: str) -> None:
 )
 async def test_a_mistyped_word_is_corrected(words: list[str], sign: str) -> None:
     ended = await share_worker(*words)
-    assert ended.code == 2
-    assert sign in " ".join(ended.err.replace("│", " ").split())
+    line = one_line(ended, 2)
+    assert sign in line
+    assert re.search(r"; see 'share-worker( [a-z]+)* --help'$", line)
 
 
 # terminals
@@ -187,15 +188,9 @@ async def printed_by(code: str, settings: dict[str, str]) -> list[str]:
     ("done", "spared"),
     [
         ("import worker.cli", "asyncio, httpx, pydantic, sqlalchemy, structlog"),  # all that --version and --help load
-        (A_WORKER, "alembic, phonenumbers, psycopg, pygments, rich, sqlite3"),
-        (f"{A_WORKER}; import rich.progress", "alembic"),  # spared, and there for whoever asks for it
+        (A_WORKER, "alembic, phonenumbers, psycopg, sqlite3"),
     ],
 )
 async def test_nothing_heavy_is_loaded_before_it_is_needed(settings: dict[str, str], done: str, spared: str) -> None:
     code = f"import sys; {done}; print(*sorted(set('{spared}'.split(', ')) & set(sys.modules)))"
     assert await printed_by(code, settings) == []
-
-
-async def test_the_garbage_collector_works_again_once_a_command_has_started(settings: dict[str, str]) -> None:
-    code = f"import gc; {A_WORKER}; print(gc.isenabled(), gc.get_freeze_count() > len(gc.get_objects()))"
-    assert await printed_by(code, settings) == ["True", "True"]

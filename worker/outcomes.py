@@ -104,6 +104,12 @@ class Tally(TypedDict, total=False):
     """Not due, by verdict."""
 
 
+def chats_in(tally: Tally) -> int:
+    """How many chats a tally counts."""
+    attempted = tally["shared"] + tally["rejected"] + tally["unknown"] + tally["unsent"]
+    return attempted + tally["left"] + sum(tally["skipped"].values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
     """How a pass ended. `tally` is None if it failed before the chats were counted."""

@@ -1,7 +1,8 @@
-"""The settings: read once, from the environment, from files named by `NAME_FILE`, and from `.env`, in this order.
+"""The settings: read once, from the environment and from `.env`, into frozen values; they build nothing.
 
-A value that cannot be right ends the command with one line that names the setting, what it holds (never a secret), and
-what it may hold. Nothing else in the worker reads the environment.
+The environment goes before `.env`, and in both a secret `NAME` may come from a file that `NAME_FILE` names. White space
+and a pair of quotes around a value are removed. A wrong value ends the command with one line that names the setting,
+what it holds (never a secret), and what it must be. Nothing else in the worker reads the environment.
 """
 
 import difflib
@@ -16,21 +17,18 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import httpx
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import URL
 
-from worker.clock import Clock
-from worker.db import parse_url, shown
+from worker.db.url import parse_url, secrets_of, shown
 from worker.errors import UsageError
-from worker.linq.client import BASE_URL, Linq
 from worker.logs import LogFormat, LogLevel
-from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
-from worker.service.heartbeat import Heartbeat
-from worker.sharing.limits import Limits
+
+BASE_URL: Final = "https://api.linqapp.com/api/partner"
 
 KEY_MISSING: Final = (
     "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
@@ -40,6 +38,8 @@ SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL")
 """The settings that may also come from a file, named by `NAME_FILE`."""
 
 OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")
+
+DOTENV: Final = ".env"
 
 
 def _base_url(value: str) -> str:
@@ -81,13 +81,11 @@ def _zone(value: object) -> object:
         raise ValueError(f"did you mean {known[near[0]]}?" if near else "") from None
 
 
-def _key(value: SecretStr) -> SecretStr | None:
-    key = value.get_secret_value().strip()
-    if not key:
-        return None
-    if not key.isascii() or not key.isprintable() or " " in key:
+def _key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
         raise ValueError
-    return SecretStr(key)
+    return value
 
 
 def _expression(value: str) -> str:
@@ -96,14 +94,22 @@ def _expression(value: str) -> str:
 
 def _heartbeat_url(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in {"https", "http"} or not parts.hostname:
+        url = value.get_secret_value()
+        parts = urlsplit(url)
+        if parts.scheme not in {"https", "http"} or not parts.hostname or not url.isprintable() or " " in url:
             raise ValueError
+        httpx.URL(url)
     return value
 
 
 def _host(value: str) -> str:
     return value if value == "localhost" else str(ip_address(value))
+
+
+def _schema(value: str | None) -> str | None:
+    if value is not None and (not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_")):
+        raise ValueError
+    return value
 
 
 def _database_url(value: SecretStr) -> SecretStr:
@@ -115,12 +121,10 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """What the environment says; each description is what the setting may hold."""
+    """What the environment says; each description is what the setting must be."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
+        env_file=DOTENV,
         case_sensitive=True,
         extra="ignore",
         frozen=True,
@@ -129,7 +133,7 @@ class Settings(BaseSettings):
     )
 
     LINQ_API_KEY: Annotated[SecretStr | None, AfterValidator(lambda value: value and _key(value))] = Field(
-        None, description="your Linq API key: printable characters without spaces"
+        None, description="your Linq API key: printable characters without spaces and quotes"
     )
     LINQ_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
         BASE_URL, description="an https:// URL without /v3; http:// for this machine only"
@@ -138,40 +142,51 @@ class Settings(BaseSettings):
         SecretStr("sqlite:///share-worker.db"),
         description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
     )
+    DATABASE_SCHEMA: Annotated[str | None, AfterValidator(_schema)] = Field(
+        None, description="the name of a PostgreSQL schema: lower-case letters, digits and _, such as share_worker"
+    )
     SHARE_SCHEDULE: Annotated[str, AfterValidator(_expression)] = Field(
         "0 10 * * *", description="a crontab expression: minute hour day month weekday, or a nickname such as @daily"
     )
     SHARE_TIMEZONE: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="a time zone's IANA name, such as Europe/Berlin"
     )
-    SHARE_CONCURRENCY: int = Field(20, ge=1, le=500, description="calls in flight: a whole number from 1 to 500")
+    SHARE_CONCURRENCY: int = Field(20, ge=1, le=500, description="a whole number from 1 to 500 (requests in flight)")
     SHARE_MAX_PER_SECOND: float = Field(
-        20, ge=0, le=10_000, allow_inf_nan=False, description="calls a second: a number from 0 (no limit) to 10000"
+        20, ge=0, le=10_000, allow_inf_nan=False, description="a number from 0 (no limit) to 10000 (requests a second)"
     )
     SHARE_EVERY_DAYS: int = Field(
-        1, ge=1, le=3650, description="days between shares in a chat: a whole number from 1 to 3650"
+        1, ge=1, le=3650, description="a whole number from 1 to 3650 (days between shares in a chat)"
     )
     SHARE_MIN_HOURS: float = Field(
-        1, ge=0.1, le=23, allow_inf_nan=False, description="hours between two calls in a chat: a number from 0.1 to 23"
+        1,
+        ge=0.1,
+        le=23,
+        allow_inf_nan=False,
+        description="a number from 0.1 to 23 (hours between two requests in a chat)",
     )
     SHARE_MAX_PER_CHAT: int = Field(
-        0, ge=0, le=100_000, description="shares in a chat, ever: a whole number from 0 (no cap) to 100000"
+        0, ge=0, le=100_000, description="a whole number from 0 (no cap) to 100000 (shares in a chat, ever)"
     )
     SHARE_ACTIVE_DAYS: int = Field(
-        0, ge=0, le=36_500, description="days since the last outbound message: a whole number from 0 (any) to 36500"
+        0, ge=0, le=36_500, description="a whole number from 0 (any) to 36500 (days since the last outbound message)"
     )
     SHARE_INCLUDE_GROUPS: bool = Field(True, description="true or false")
     SHARE_REQUEST_TIMEOUT: float = Field(
-        30, ge=1, le=300, allow_inf_nan=False, description="seconds for one call: a number from 1 to 300"
+        30, ge=1, le=300, allow_inf_nan=False, description="a number from 1 to 300 (seconds for one request)"
     )
     SHARE_DRAIN_SECONDS: float = Field(
-        25, ge=1, le=300, allow_inf_nan=False, description="seconds to finish when told to stop: a number from 1 to 300"
+        25,
+        ge=1,
+        le=300,
+        allow_inf_nan=False,
+        description="a number from 1 to 300 (seconds to finish when told to stop)",
     )
     HEARTBEAT_URL: Annotated[SecretStr | None, AfterValidator(_heartbeat_url)] = Field(
         None, description="an http:// or https:// URL"
     )
     HTTP_HOST: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="an IP address of this machine")
-    HTTP_PORT: int = Field(8080, ge=0, le=65535, description="a port: a whole number from 0 (any free one) to 65535")
+    HTTP_PORT: int = Field(8080, ge=0, le=65535, description="a port number from 0 (any free one) to 65535")
     LOG_FORMAT: LogFormat = Field("auto", description=f"one of {', '.join(get_args(LogFormat))}")
     LOG_LEVEL: LogLevel = Field("info", description=f"one of {', '.join(get_args(LogLevel))}")
 
@@ -180,60 +195,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic's signature
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic's signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before secret files before `.env`."""
-        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
-
-    def schedule(self) -> Schedule:
-        """When `serve` makes its passes."""
-        return Schedule(self.SHARE_SCHEDULE, self.SHARE_TIMEZONE)
-
-    @property
-    def rules(self) -> Rules:
-        """What these settings say of who is due."""
-        return Rules(
-            timezone=self.SHARE_TIMEZONE,
-            every_days=self.SHARE_EVERY_DAYS,
-            min_hours=self.SHARE_MIN_HOURS,
-            max_per_chat=self.SHARE_MAX_PER_CHAT,
-            active_days=self.SHARE_ACTIVE_DAYS,
-            include_groups=self.SHARE_INCLUDE_GROUPS,
-        )
-
-    def limits(self, at_most: int | None = None) -> Limits:
-        """What these settings say of how hard a pass may push."""
-        return Limits(
-            concurrency=self.SHARE_CONCURRENCY,
-            per_second=self.SHARE_MAX_PER_SECOND,
-            drain_seconds=self.SHARE_DRAIN_SECONDS,
-            at_most=at_most,
-        )
-
-    @property
-    def database(self) -> URL:
-        """Where the ledger is; it may hold a password."""
-        return parse_url(self.DATABASE_URL.get_secret_value())
-
-    def linq(self, clock: Clock) -> Linq:
-        """A client for the account.
-
-        Raises:
-            UsageError: the key is not set.
-        """
-        return Linq(
-            self.api_key,
-            base_url=self.LINQ_BASE_URL,
-            timeout=self.SHARE_REQUEST_TIMEOUT,
-            connections=self.SHARE_CONCURRENCY,
-            clock=clock,
-        )
-
-    def heartbeat(self) -> Heartbeat:
-        """The watchdog to tell, or none."""
-        return Heartbeat(self.HEARTBEAT_URL.get_secret_value() if self.HEARTBEAT_URL else None)
+        """The environment before `.env`, each with its secret files."""
+        return init_settings, _Sources(settings_cls)
 
     @property
     def api_key(self) -> str:
@@ -249,48 +216,72 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> list[str]:
         """What must appear in no log: the key, the database's password, the heartbeat's URL."""
-        url = self.DATABASE_URL.get_secret_value()
-        password = parse_url(url).password
-        spelt = re.search(r"://[^:/@]*:(.+)@", url)  # as the URL writes it, percent-encoded
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
-        found = [str(password or ""), spelt[1] if spelt else "", *(one.get_secret_value() for one in held if one)]
-        return [secret for secret in found if secret]
+        return [
+            *secrets_of(self.DATABASE_URL.get_secret_value()),
+            *(secret.get_secret_value() for secret in held if secret),
+        ]
 
     def shown(self) -> dict[str, str]:
         """Every setting as it may be printed."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
         values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
-        values["DATABASE_URL"] = shown(self.database)
+        values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
         return values
 
 
-class _SecretFiles(PydanticBaseSettingsSource):
-    """`NAME_FILE` names a file that holds the secret `NAME`: how Docker and Kubernetes hand over secrets."""
+class _Sources(PydanticBaseSettingsSource):
+    """The environment, then `.env`; the first that has a setting, or its file, decides."""
 
     def get_field_value(
         self,
         field: FieldInfo,  # noqa: ARG002 -- pydantic's signature
         field_name: str,
     ) -> tuple[str | None, str, bool]:
-        """The content of the file, without the line break at its end."""
-        named = os.environ.get(f"{field_name}_FILE") if field_name in SECRETS else None
-        if not named:
-            return None, field_name, False
-        if os.environ.get(field_name):
-            msg = f"{field_name} and {field_name}_FILE are both set; set only one of them"
-            raise UsageError(msg)
-        try:
-            return Path(named).read_text(encoding="utf-8").strip(), field_name, False
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            msg = f"{field_name}_FILE is {named!r}, but that file cannot be read: {reason}"
-            raise UsageError(msg) from error
+        """The value of one setting."""
+        return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, str]:
-        """The secrets that files hold."""
-        found = {name: self.get_field_value(FieldInfo(), name)[0] for name in SECRETS}
-        return {name: value for name, value in found.items() if value}
+        """The values that are set."""
+        sources: list[Mapping[str, str | None]] = [os.environ]
+        if self.config.get("env_file"):
+            sources.append(dotenv_values(DOTENV, encoding="utf-8"))
+        values: dict[str, str] = {}
+        for source in sources:
+            for name in self.settings_cls.model_fields:
+                if name not in values and (value := _value(source, name)):
+                    values[name] = value
+        return values
+
+
+def _value(source: Mapping[str, str | None], name: str) -> str:
+    """What a source says of a setting, itself or by a file; empty if nothing.
+
+    Raises:
+        UsageError: it says both, or the file cannot be read.
+    """
+    value = _bare(source.get(name))
+    file = _bare(source.get(f"{name}_FILE")) if name in SECRETS else ""
+    if not file:
+        return value
+    if value:
+        msg = f"{name} and {name}_FILE are both set; set only one of them"
+        raise UsageError(msg)
+    try:
+        return _bare(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        msg = f"{name}_FILE is {file!r}, but that file cannot be read: {reason}"
+        raise UsageError(msg) from error
+
+
+def _bare(value: str | None) -> str:
+    """A value without the white space around it, and without one pair of quotes, which `docker --env-file` keeps."""
+    text = (value or "").strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    return text
 
 
 def load() -> Settings:
@@ -300,33 +291,39 @@ def load() -> Settings:
         UsageError: one is wrong; a line for each.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = [_explain(details) for details in error.errors(include_url=False)]
         raise UsageError("\n".join(lines)) from None
     except (OSError, UnicodeDecodeError) as error:
         msg = f"the file .env cannot be read: {error}"
         raise UsageError(msg) from None
+    if settings.DATABASE_SCHEMA and parse_url(settings.DATABASE_URL.get_secret_value()).get_backend_name() == "sqlite":
+        msg = f"DATABASE_SCHEMA is {settings.DATABASE_SCHEMA!r}, but DATABASE_URL is a SQLite file and has no schemas"
+        raise UsageError(msg)
+    return settings
 
 
 def misspelt(environment: Mapping[str, str]) -> list[str]:
-    """A line for each variable that looks like a setting of ours, but is none."""
+    """A line for each variable that looks like one of our settings, but is none."""
     known = [*Settings.model_fields, *(f"{name}_FILE" for name in SECRETS)]
     lines = []
     for name in environment:
         if name.startswith(OURS) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near:
-                lines.append(f"{name} is not a setting and is ignored; did you mean {near[0]}?")
+            similar = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if similar:
+                lines.append(f"{name} is not a setting and is ignored; did you mean {similar[0]}?")
     return lines
 
 
 def _explain(details: ErrorDetails) -> str:
+    """One line: the setting, what it holds unless it is a secret, and what it must be."""
     name = str(details["loc"][0])
-    allowed = Settings.model_fields[name].description
-    holds = "" if name in SECRETS else f" is {details['input']!r}, but"
     cause = details.get("ctx", {}).get("error")
     if name == "DATABASE_URL" and cause is not None:
         return str(cause)
-    why = f" ({cause})" if isinstance(cause, Exception) and str(cause) and name not in SECRETS else ""
-    return f"{name}{holds or ' holds something else, but'} may be {allowed}{why}"
+    must_be = f"must be {Settings.model_fields[name].description}"
+    if name in SECRETS:
+        return f"{name} {must_be}"
+    why = f" ({cause})" if isinstance(cause, Exception) and str(cause) else ""
+    return f"{name} is {details['input']!r}; it {must_be}{why}"

@@ -1,13 +1,12 @@
 """The commands around contact cards: `cards list`, `cards create`, `cards update`."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, finish, read_settings, stop_on_signals
+from worker.cli.shell import Json, complain, finish, read_settings, stop_on_signals
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def list_(json: Json = False) -> None:
 
     Lines that have chats but no card are shown too. Without the database the chats are not counted.
     """
-    finish(_list(read_settings(least="warning"), as_json=json))
+    finish(_list(read_settings(default_level="warning"), as_json=json))
 
 
 @cards.command(
@@ -92,20 +91,21 @@ def _write(
 
     wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
     if wanted.phone_number != number:
-        _say(f"{number!r} is {wanted.phone_number}")
-    finish(_written(read_settings(least="warning"), verb, wanted, as_json=as_json))
+        complain(f"{number!r} is {wanted.phone_number}")
+    finish(_written(read_settings(default_level="warning"), verb, wanted, as_json=as_json))
 
 
 async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_json: bool) -> int:
+    from worker import assembly
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.linq.card_writer import CardWriter
 
     clock = SystemClock()
     stop = stop_on_signals()
-    linq = settings.linq(clock)
+    linq = assembly.linq(settings, clock)
     async with linq:
-        writer = CardWriter(linq=linq, clock=clock, stop=stop, say=_say)
+        writer = CardWriter(linq=linq, clock=clock, stop=stop, say=complain)
         written = await (writer.create(wanted) if verb == "create" else writer.update(wanted))
     if written.card is not None:
         await _note(settings, written.card, clock)
@@ -120,22 +120,18 @@ async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_j
 
 async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
     """Keep what Linq said of a card where the verdict finds it; the next pass would read it anyway."""
-    from worker import db
+    from worker import assembly, db
     from worker.chats import facts
 
-    url = settings.database
     try:
-        with db.one_line_errors(url):
-            async with db.opened(url) as engine:
-                await db.require_current_schema(engine)
-                async with db.write(engine) as connection:
-                    await facts.store_card(connection, card, clock.now())
+        async with assembly.ledger(settings) as engine, db.write(engine) as connection:
+            await facts.store_card(connection, card, clock.now())
     except WorkerError as error:
-        _say(f"{error} (so the card is not noted there; the next pass reads it from Linq)")
+        complain(f"{error} (so the card is not noted there; the next pass reads it from Linq)")
 
 
 async def _list(settings: "Settings", *, as_json: bool) -> int:
-    from worker import db
+    from worker import assembly, db
     from worker.chats import facts
     from worker.cli.output import passes
     from worker.clock import SystemClock
@@ -143,22 +139,19 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     from worker.linq.card_writer import overview
 
     try:
-        async with settings.linq(SystemClock()) as linq:
+        async with assembly.linq(settings, SystemClock()) as linq:
             found = await linq.list_cards()
     except LinqError as error:
         msg = f"the contact cards could not be read: {error}"
         raise WorkerError(msg) from error
-    url = settings.database
     chats_of, schema = None, None
     try:
-        with db.one_line_errors(url):
-            async with db.opened(url) as engine:
-                await db.require_current_schema(engine)
-                schema = db.schema_of(engine.sync_engine)
-                async with db.read(engine) as connection:
-                    chats_of = await facts.chats_per_line(connection)
+        async with assembly.ledger(settings) as engine:
+            schema = db.schema_of(engine.sync_engine)
+            async with db.read(engine) as connection:
+                chats_of = await facts.chats_per_line(connection)
     except WorkerError as error:
-        _say(f"{error} (so the chats are not counted)")
+        complain(f"{error} (so the chats are not counted)")
     lines = overview(found, chats_of)
     if as_json:
         passes.print_json({"lines": [asdict(line) for line in lines]})
@@ -210,8 +203,3 @@ def _name(card: "Card") -> str:
     from worker.linq.answers import one_line
 
     return one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"share-worker: {text}\n")
-    sys.stderr.flush()

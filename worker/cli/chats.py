@@ -15,9 +15,9 @@ from worker.cli.shell import (
     done,
     finish,
     os_user,
+    quiet_on_a_terminal,
     read_settings,
     stop_on_signals,
-    watched,
 )
 from worker.errors import UsageError, WorkerError
 
@@ -78,7 +78,7 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
     if bool(words) == bool(line):
         msg = f"say which chats to {verb}: their ids, - for ids on stdin, or --line +NUMBER; one of these"
         raise UsageError(msg)
-    settings = read_settings(least=watched())
+    settings = read_settings(default_level=quiet_on_a_terminal())
     ids = chat_ids(words)
     if line is not None:
         line = done(_ask(settings, verb, line, yes=yes))
@@ -87,25 +87,21 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
 
 async def _ask(settings: "Settings", verb: str, line: str, *, yes: bool) -> str:
     """The line as the table writes it, once a person has agreed to its number of chats."""
-    from worker import db
+    from worker import assembly, db
     from worker.chats.pause import count_line
 
-    url = settings.database
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine:
-            await db.require_current_schema(engine)
-            async with db.read(engine) as connection:
-                counts = await count_line(connection, line)
-                if not counts.chats:
-                    from worker.linq.phone_numbers import e164
+    async with assembly.ledger(settings) as engine, db.read(engine) as connection:
+        counts = await count_line(connection, line)
+        if not counts.chats:
+            from worker.linq.phone_numbers import e164
 
-                    line = e164(line)
-                    counts = await count_line(connection, line)
+            line = e164(line)
+            counts = await count_line(connection, line)
     if not counts.chats:
         msg = f"the table 'chats' has no chat of the line {line}; 'share-worker cards list' shows those that have some"
         raise WorkerError(msg)
     question = f"{verb.capitalize()} the {counts.chats:,} chats of {line} ({counts.paused:,} of them paused now)?"
-    if not confirm(question, yes=yes, looks=False):
+    if not confirm(question, yes=yes, has_dry_run=False):
         msg = "nothing was changed"
         raise WorkerError(msg)
     return line
@@ -119,38 +115,35 @@ async def _work(
     import structlog
     from sqlalchemy.exc import SQLAlchemyError
 
-    from worker import db
+    from worker import assembly, db
     from worker.chats import pause
     from worker.clock import SystemClock
 
     now = SystemClock().now()
     change = partial(pause.pause, reason=reason, now=now) if verb == "pause" else partial(pause.resume, now=now)
-    url = settings.database
     told: list[PauseResult] = []
     counts: Counter[pause.PauseState] = Counter()
     broken: SQLAlchemyError | None = None
     complete = False
     stop = stop_on_signals()
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine:
-            await db.require_current_schema(engine)
-            batches = pause.change_ids(engine, ids, change) if line is None else pause.change_line(engine, line, change)
-            try:
-                async for batch in batches:
-                    counts.update(one.state for one in batch)
-                    told += batch if line is None else []
-                    if stop.is_set():
-                        break
-                else:
-                    complete = True
-            except SQLAlchemyError as error:
-                broken = error
+    async with assembly.ledger(settings) as engine:
+        batches = pause.change_ids(engine, ids, change) if line is None else pause.change_line(engine, line, change)
+        try:
+            async for batch in batches:
+                counts.update(one.state for one in batch)
+                told += batch if line is None else []
+                if stop.is_set():
+                    break
+            else:
+                complete = True
+        except SQLAlchemyError as error:
+            broken = error
     event = "chats.paused" if verb == "pause" else "chats.resumed"
     told_of = {"line": line, "reason": reason, "by": os_user()} | {state.value: n for state, n in counts.items()}
     structlog.get_logger(__name__).info(event, **{name: value for name, value in told_of.items() if value is not None})
     _print(settings, told, counts, line=line, as_json=as_json)
     if broken is not None:
-        msg = f"{db.describe(broken, url)}; {sum(counts.values()):,} chats are done, the others are not"
+        msg = f"{db.describe(broken, engine.url)}; {sum(counts.values()):,} chats are done, the others are not"
         raise WorkerError(msg) from broken
     if not complete:
         msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
@@ -176,7 +169,7 @@ def _print(
         document |= {"chats": [asdict(one) for one in told]} if line is None else {"line": line}
         passes.print_json(document)
         return
-    zone = settings.rules.timezone
+    zone = settings.SHARE_TIMEZONE
     print_columns(
         ("chat", "now", "since", "reason"),
         (

@@ -1,14 +1,26 @@
 """The commands that look back: `explain`, `attempts`, `runs`, `status`. They write nothing and need no key."""
 
-import sys
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, chat_ids, finish, lines, only_prints, read_settings, share_day
+from worker.cli.shell import (
+    Json,
+    OfChat,
+    OfLine,
+    OfRun,
+    WithCode,
+    WithOutcome,
+    chat_ids,
+    complain,
+    finish,
+    lines,
+    only_prints,
+    read_settings,
+    share_day,
+)
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,16 +36,6 @@ ALIKE_SHOWN = 5
 
 CHATS_ASKED = 10_000
 """How many chats one command may ask for: they all go into one statement."""
-
-
-class AnyOutcome(StrEnum):
-    """What became of an attempt, as the command line takes it."""
-
-    CLAIMED = "claimed"
-    SHARED = "shared"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    UNSENT = "unsent"
 
 
 @app.command(epilog="Example: share-worker explain 7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71")
@@ -56,25 +58,16 @@ def explain(
 )
 def attempts(
     *,
-    chat: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Of this chat; may be repeated, - reads ids from stdin.")
-    ] = None,
-    line: Annotated[
-        list[str] | None, typer.Option(metavar="+1...", help="Of chats on this line that are in the table 'chats'.")
-    ] = None,
+    chat: OfChat = None,
+    line: OfLine = None,
     day: Annotated[
         str | None, typer.Option(metavar="D", help="Of this share day: today, yesterday, or YYYY-MM-DD.")
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="D", help="Of this share day and later.")] = None,
     until: Annotated[str | None, typer.Option(metavar="D", help="Of this share day and earlier.")] = None,
-    outcome: Annotated[list[AnyOutcome] | None, typer.Option(help="With this outcome; may be repeated.")] = None,
-    code: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=999_999, metavar="N", help="With this error code of Linq's; may be repeated."),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of this pass; the beginning of its id is enough.")
-    ] = None,
+    outcome: WithOutcome = None,
+    code: WithCode = None,
+    run: OfRun = None,
     limit: Annotated[int | None, typer.Option(min=1, max=10**9, metavar="N", help="At most N, the newest.")] = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a head, times in UTC.")] = False,
@@ -84,9 +77,9 @@ def attempts(
     Share days and times are in SHARE_TIMEZONE; in JSON and CSV times are in UTC. In CSV a text that a spreadsheet would
     take for a formula has an apostrophe before it; JSON has it as it is.
     """
+    from worker import assembly
     from worker.clock import SystemClock
     from worker.ledger.history import AttemptFilter
-    from worker.outcomes import Outcome
 
     if json and csv:
         msg = "--json and --csv are two forms; give one of them"
@@ -99,7 +92,7 @@ def attempts(
         msg = f"{len(asked):,} chats are too many for one command; it takes {CHATS_ASKED:,}"
         raise UsageError(msg)
     settings = read_settings()
-    today = settings.rules.share_day(SystemClock().now())
+    today = assembly.rules(settings).share_day(SystemClock().now())
     first, last = _day(day or since, today), _day(day or until, today)
     if first is not None and last is not None and first > last:
         msg = f"--since {first} is after --until {last}"
@@ -109,7 +102,7 @@ def attempts(
         lines=lines(line or []),
         since=first,
         until=last,
-        outcomes=[Outcome(one.value) for one in outcome or []],
+        outcomes=outcome or [],
         codes=code or [],
         run_id=run,
     )
@@ -150,13 +143,10 @@ def status(json: Json = False) -> None:
 
 async def _look(settings: "Settings", work: "Callable[[AsyncEngine], Awaitable[None]]") -> int:
     """Open the database for some work that only reads, if its schema is the one this version needs."""
-    from worker import db
+    from worker import assembly
 
-    url = settings.database
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine:
-            await db.require_current_schema(engine)
-            await work(engine)
+    async with assembly.ledger(settings) as engine:
+        await work(engine)
     return 0
 
 
@@ -165,16 +155,16 @@ def _day(word: str | None, today: "date") -> "date | None":
 
 
 async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *, as_json: bool) -> None:
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import explain, passes
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
     from worker.questions.explain import explain as explained_by
     from worker.questions.suggest import similar_chat_ids
 
-    rules = settings.rules
+    rules = assembly.rules(settings)
     async with db.read(engine) as connection:
-        explained = await explained_by(connection, rules, settings.schedule(), chat_id, SystemClock().now())
+        explained = await explained_by(connection, rules, assembly.schedule(settings), chat_id, SystemClock().now())
         near = [] if explained else await similar_chat_ids(connection, chat_id)
     if explained is None:
         raise UsageError(_unknown("chat", chat_id, near))
@@ -201,8 +191,8 @@ async def _attempts(
         await attempts.print_json(found)
     elif form == "csv":
         await attempts.print_csv(found)
-    elif not await attempts.print_table(found, settings.rules.timezone):
-        sys.stderr.write("share-worker: no attempt fits\n")
+    elif not await attempts.print_table(found, settings.SHARE_TIMEZONE):
+        complain("no attempt matches")
 
 
 async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_json: bool) -> None:
@@ -217,8 +207,8 @@ async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_j
         found = await history.latest_runs(connection, limit)
     if as_json:
         passes.print_json({"runs": [asdict(run) for run in found]})
-    elif not print_runs(found, settings.rules.timezone):
-        sys.stderr.write("share-worker: no pass was made yet\n")
+    elif not print_runs(found, settings.SHARE_TIMEZONE):
+        complain("no pass was made yet")
 
 
 async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, *, as_json: bool) -> None:
@@ -233,7 +223,7 @@ async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, 
     if as_json:
         passes.print_json(runs.run_document(run, answers))
     else:
-        passes.print_lines(*runs.run_lines(run, answers, settings.rules.timezone, width=terminal_width()))
+        passes.print_lines(*runs.run_lines(run, answers, settings.SHARE_TIMEZONE, width=terminal_width()))
 
 
 async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
@@ -261,15 +251,15 @@ def _unknown(what: str, named: str, near: list[str]) -> str:
 
 
 async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:
-    from worker import __version__, db
+    from worker import __version__, assembly, db
     from worker.cli.output import passes
     from worker.cli.output.status import status_document, status_lines
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
     from worker.questions.status import read_status
 
-    rules, place = settings.rules, db.shown(engine.url)
-    seen = await read_status(engine, rules, settings.schedule(), SystemClock().now())
+    rules, place = assembly.rules(settings), db.shown(engine.url)
+    seen = await read_status(engine, rules, assembly.schedule(settings), SystemClock().now())
     if as_json:
         document = status_document(
             seen,

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, NoMigrate, card_activity, finish, read_settings, stop_on_signals, watched
+from worker.cli.shell import (
+    Json,
+    NoMigrate,
+    card_activity,
+    complain,
+    finish,
+    quiet_on_a_terminal,
+    read_settings,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from worker.settings import Settings
 
 DUE_SHOWN = 20
@@ -34,7 +45,7 @@ def run(
 
     Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
     """
-    settings = read_settings(least="error" if quiet else watched())
+    settings = read_settings(default_level="error" if quiet else quiet_on_a_terminal())
     if dry_run:
         finish(_dry_run(settings, limit=limit, as_json=json))
     finish(_pass(settings, limit=limit, as_json=json, quiet=quiet, migrates=not no_migrate))
@@ -53,71 +64,72 @@ def serve(no_migrate: NoMigrate = False) -> None:
 
 
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
-    from worker import db
+    from worker import assembly
     from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.outcomes import RunStatus, Trigger
+    from worker.outcomes import RunStatus, Trigger, chats_in
     from worker.sharing.share_pass import run_pass
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-    url = settings.database
-    linq = settings.linq(clock)
-    with db.one_line_errors(url):
-        async with db.opened(url, create=migrates) as engine, linq:
-            if migrates:
-                await db.migrate(engine)
-            else:
-                await db.require_current_schema(engine)
-            with passes.progress(shown=sys.stderr.isatty() and not quiet) as watch:
-                making = run_pass(
-                    engine,
-                    linq,
-                    settings.rules,
-                    settings.limits(limit),
-                    trigger=Trigger.COMMAND,
-                    clock=clock,
-                    stop=stop,
-                    watch=watch,
-                )
-                result = await settings.heartbeat().around(making, stop)
+    linq = assembly.linq(settings, clock)
+    made_now = _will_make_file(settings) if migrates else None
+    async with assembly.ledger(settings, migrates=migrates) as engine, linq:
+        if made_now is not None:
+            complain(f"the ledger {made_now} did not exist; this command made an empty one (DATABASE_URL names it)")
+        with passes.progress(shown=sys.stderr.isatty() and not quiet) as watch:
+            making = run_pass(
+                engine,
+                linq,
+                assembly.rules(settings),
+                assembly.limits(settings, limit),
+                trigger=Trigger.COMMAND,
+                clock=clock,
+                stop=stop,
+                watch=watch,
+            )
+            result = await assembly.heartbeat(settings).around(making, stop)
+    if result.tally is not None and not chats_in(result.tally):
+        complain("the table 'chats' is empty, so there is nobody to share with; README.md says how to fill it")
     completed = result.status is RunStatus.COMPLETED
     if as_json:
         passes.print_json(passes.result_document(result))
     elif not (quiet and completed):
-        passes.print_result(result, settings.rules)
+        passes.print_result(result, assembly.rules(settings))
     return 0 if completed else 1
 
 
+def _will_make_file(settings: "Settings") -> "Path | None":
+    """The SQLite file that opening the ledger would make."""
+    from worker import assembly, db
+
+    file = db.sqlite_file(assembly.database_url(settings))
+    return file if file is not None and not file.exists() else None
+
+
 async def _serve(settings: "Settings", *, migrates: bool) -> int:
-    from worker import db
     from worker.clock import SystemClock
     from worker.service.serve import serve as serve_until
 
-    url = settings.database
-    with db.one_line_errors(url):
-        stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-        return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates)
+    stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
+    return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates)
 
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.rules.eligibility import as_cards, count_verdicts, due_ids, moment
 
     clock = SystemClock()
-    now, rules = clock.now(), settings.rules
-    url = settings.database
-    linq = settings.linq(clock)
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine, linq:
-            await db.require_current_schema(engine)
-            cards = as_cards(await card_activity(linq))
-            async with db.read(engine) as connection:
-                counts = await count_verdicts(connection, rules, now, cards=cards)
-                shown = limit if limit is not None or as_json else DUE_SHOWN
-                due = list((await connection.execute(due_ids(rules, cards).limit(shown), moment(rules, now))).scalars())
+    now, rules = clock.now(), assembly.rules(settings)
+    linq = assembly.linq(settings, clock)
+    async with assembly.ledger(settings) as engine, linq:
+        cards = as_cards(await card_activity(linq))
+        async with db.read(engine) as connection:
+            counts = await count_verdicts(connection, rules, now, cards=cards)
+            shown = limit if limit is not None or as_json else DUE_SHOWN
+            due = list((await connection.execute(due_ids(rules, cards).limit(shown), moment(rules, now))).scalars())
     if as_json:
         skipped = {name.value: count for name, count in counts.items() if name.value != "due"}
         passes.print_json(

@@ -35,7 +35,7 @@ def prune(
 
     Exit code 0: all of it is gone. 1: it was ended, or failed, and says how far it came. 2: wrong usage.
     """
-    settings = read_settings(least="warning")
+    settings = read_settings(default_level="warning")
     day = _allowed(settings, before)
     plan = done(_plan(settings, day))
     nothing = not (plan.attempts or plan.runs)
@@ -58,6 +58,7 @@ def _allowed(settings: "Settings", word: str) -> date:
     Raises:
         UsageError: they cannot, or it is no date.
     """
+    from worker import assembly
     from worker.clock import SystemClock
     from worker.ledger.prune import latest_allowed
 
@@ -66,7 +67,7 @@ def _allowed(settings: "Settings", word: str) -> date:
     except ValueError:
         msg = f"--before is {word!r}, but may be a date such as 2026-01-31"
         raise UsageError(msg) from None
-    latest = latest_allowed(settings.rules, SystemClock().now())
+    latest = latest_allowed(assembly.rules(settings), SystemClock().now())
     if day > latest:
         msg = f"--before is {day}, but may be {latest} at the latest; {_rules(settings)} need what is later"
         raise UsageError(msg)
@@ -83,15 +84,11 @@ def _rules(settings: "Settings") -> str:
 
 
 async def _plan(settings: "Settings", before: date) -> "PrunePlan":
-    from worker import db
+    from worker import assembly, db
     from worker.ledger.prune import make_plan
 
-    url = settings.database
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine:
-            await db.require_current_schema(engine)
-            async with db.read(engine) as connection:
-                return await make_plan(connection, settings.rules, before)
+    async with assembly.ledger(settings) as engine, db.read(engine) as connection:
+        return await make_plan(connection, assembly.rules(settings), before)
 
 
 def _print_plan(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> None:
@@ -115,13 +112,12 @@ def _print_plan(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> No
 async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.ledger.prune import Removed, remove
 
     stop = stop_on_signals()
-    url = settings.database
     gone = Removed()
     broken: SQLAlchemyError | None = None
 
@@ -130,21 +126,20 @@ async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> 
         gone = removed
         show(removed)
 
-    with db.one_line_errors(url):
-        async with db.opened(url) as engine:
-            with _progress(plan, shown=sys.stderr.isatty()) as show:
-                try:
-                    gone = await remove(
-                        engine, settings.rules, plan.before, clock=SystemClock(), stop=stop, watch=watch
-                    )
-                except SQLAlchemyError as error:
-                    broken = error
+    async with assembly.engine(settings) as engine:
+        with _progress(plan, shown=sys.stderr.isatty()) as show:
+            try:
+                gone = await remove(
+                    engine, assembly.rules(settings), plan.before, clock=SystemClock(), stop=stop, watch=watch
+                )
+            except SQLAlchemyError as error:
+                broken = error
     if as_json:
         passes.print_json({"before": plan.before, **asdict(gone), "kept": [asdict(one) for one in plan.kept]})
     else:
         passes.print_lines(f"Removed {_amount(gone)}.")
     if broken is not None:
-        raise WorkerError(f"{db.describe(broken, url)}; run it again for the rest") from broken
+        raise WorkerError(f"{db.describe(broken, engine.url)}; run it again for the rest") from broken
     if not gone.complete:
         msg = "it was told to stop before all was gone; run it again for the rest"
         raise WorkerError(msg)

@@ -1,7 +1,6 @@
 """The command that calls again on the same day: `rerun`."""
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,18 +8,24 @@ import typer
 from worker.cli.app import app
 from worker.cli.shell import (
     Json,
+    OfChat,
+    OfLine,
+    OfRun,
+    WithCode,
+    WithOutcome,
     Yes,
     card_activity,
     chat_ids,
+    complain,
     confirm,
     done,
     finish,
     lines,
     os_user,
+    quiet_on_a_terminal,
     read_settings,
     share_day,
     stop_on_signals,
-    watched,
 )
 from worker.errors import UsageError
 
@@ -33,33 +38,14 @@ CHOICES_SHOWN = 20
 """How many of the selected chats are shown one by one."""
 
 
-class Called(StrEnum):
-    """The outcomes that a rerun may select."""
-
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    UNSENT = "unsent"
-    SHARED = "shared"
-
-
 @app.command(epilog="Example: share-worker rerun --outcome rejected --code 2012 --reason 'card was inactive'")
 def rerun(
     *,
-    chat: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="A chat; may be given several times. '-' reads ids from stdin, one a line."),
-    ] = None,
-    outcome: Annotated[
-        list[Called] | None, typer.Option(help="Chats whose latest attempt today ended so; may be given several times.")
-    ] = None,
-    code: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=999_999, metavar="N", help="Chats whose latest attempt today got this code of Linq's."),
-    ] = None,
-    line: Annotated[list[str] | None, typer.Option(metavar="+NUMBER", help="Chats of this line.")] = None,
-    run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Chats whose latest attempt today is of this run.")
-    ] = None,
+    chat: OfChat = None,
+    outcome: WithOutcome = None,
+    code: WithCode = None,
+    line: OfLine = None,
+    run: OfRun = None,
     day: Annotated[
         str, typer.Option(metavar="DAY", help="The share day; only the current one can be called again.")
     ] = "today",
@@ -85,7 +71,6 @@ def rerun(
     Exit code 0: all that may be called were. 1: it was stopped or failed, or none of the chats may be called. 2: wrong
     usage.
     """
-    from worker.outcomes import Outcome
     from worker.sharing.rerun import Selection
 
     if not (chat or outcome or code or line or run):
@@ -94,21 +79,21 @@ def rerun(
     selection = Selection(
         chat_ids=chat_ids(chat or []),
         lines=lines(line or []),
-        outcomes=[Outcome(name.value) for name in outcome or []],
+        outcomes=outcome or [],
         codes=code or [],
         run_id=run,
     )
-    settings = read_settings(least=watched())
+    settings = read_settings(default_level=quiet_on_a_terminal())
     _require_today(settings, day)
     plan = done(_plan(settings, selection, force=force, show=dry_run, as_json=json))
     if dry_run or not plan.counts:
         raise typer.Exit
-    many = len(plan.sequences)
-    if not many:
-        sys.stderr.write("share-worker: none of these chats may be called\n")
+    count = len(plan.sequences)
+    if not count:
+        complain("none of these chats may be shared with again")
         raise typer.Exit(1)
-    if not confirm(f"Call share again for {many:,} {'chat' if many == 1 else 'chats'}?", yes=yes):
-        sys.stderr.write("share-worker: nobody was called\n")
+    if not confirm(f"Share again with {count:,} {'chat' if count == 1 else 'chats'}?", yes=yes):
+        complain("nothing was shared")
         raise typer.Exit(1)
     _require_today(settings, plan.share_day.isoformat())
     finish(_rerun(settings, plan, _request(by, reason), force=force, as_json=json))
@@ -120,9 +105,10 @@ def _require_today(settings: "Settings", word: str) -> None:
     Raises:
         UsageError: it is another day; the message says what happens to its chats.
     """
+    from worker import assembly
     from worker.clock import SystemClock
 
-    today = settings.rules.share_day(SystemClock().now())
+    today = assembly.rules(settings).share_day(SystemClock().now())
     day = share_day(word, today)
     if day == today:
         return
@@ -144,30 +130,28 @@ def _request(by: str | None, reason: str | None) -> "Request":
 
 async def _plan(settings: "Settings", selection: "Selection", *, force: bool, show: bool, as_json: bool) -> "Plan":
     """Look at what is selected, by the account's cards as they are now, and show it. Writes nothing."""
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.rules.eligibility import as_cards
     from worker.sharing.rerun import make_plan
 
     clock = SystemClock()
-    now, rules = clock.now(), settings.rules
-    linq = settings.linq(clock)
+    now, rules = clock.now(), assembly.rules(settings)
+    linq = assembly.linq(settings, clock)
     listed = show and as_json
-    with db.one_line_errors(settings.database):
-        async with db.opened(settings.database) as engine, linq:
-            await db.require_current_schema(engine)
-            cards = as_cards(await card_activity(linq))
-            async with db.read(engine) as connection:
-                plan = await make_plan(
-                    connection,
-                    rules,
-                    selection,
-                    now,
-                    force=force,
-                    shown=None if listed else CHOICES_SHOWN,
-                    cards=cards,
-                )
+    async with assembly.ledger(settings) as engine, linq:
+        cards = as_cards(await card_activity(linq))
+        async with db.read(engine) as connection:
+            plan = await make_plan(
+                connection,
+                rules,
+                selection,
+                now,
+                force=force,
+                shown=None if listed else CHOICES_SHOWN,
+                cards=cards,
+            )
     if listed:
         passes.print_json(passes.plan_document(plan))
     else:
@@ -179,7 +163,7 @@ async def _plan(settings: "Settings", selection: "Selection", *, force: bool, sh
 
 async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, force: bool, as_json: bool) -> int:
     """Make the pass over the plan's chats."""
-    from worker import db
+    from worker import assembly
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.outcomes import RunStatus, Trigger
@@ -188,23 +172,22 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-    with db.one_line_errors(settings.database):
-        async with db.opened(settings.database) as engine, settings.linq(clock) as linq:
-            with passes.progress(shown=sys.stderr.isatty()) as watch:
-                result = await run_pass(
-                    engine,
-                    linq,
-                    settings.rules,
-                    settings.limits(),
-                    trigger=Trigger.RERUN,
-                    clock=clock,
-                    stop=stop,
-                    watch=watch,
-                    candidates=Chosen(settings.rules, plan.sequences, force=force, request=request),
-                )
+    async with assembly.engine(settings) as engine, assembly.linq(settings, clock) as linq:
+        with passes.progress(shown=sys.stderr.isatty()) as watch:
+            result = await run_pass(
+                engine,
+                linq,
+                assembly.rules(settings),
+                assembly.limits(settings),
+                trigger=Trigger.RERUN,
+                clock=clock,
+                stop=stop,
+                watch=watch,
+                candidates=Chosen(assembly.rules(settings), plan.sequences, force=force, request=request),
+            )
     if as_json:
         passes.print_json(passes.result_document(result))
     else:
         passes.print_lines("")
-        passes.print_result(result, settings.rules)
+        passes.print_result(result, assembly.rules(settings))
     return 0 if result.status is RunStatus.COMPLETED else 1

@@ -71,22 +71,20 @@ def demo(
 
 
 async def _migrate(settings: "Settings") -> int:
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import passes
 
-    url = settings.database
-    with db.one_line_errors(url):
-        async with db.opened(url, create=True) as engine:
-            changed = await db.migrate(engine)
+    async with assembly.engine(settings, create=True) as engine:
+        changed = await db.migrate(engine)
     state = "is now" if changed else "was already"
-    passes.print_lines(f"The schema of {db.shown(url)} {state} at revision {db.HEAD}.")
+    passes.print_lines(f"The schema of {db.shown(assembly.database_url(settings))} {state} at revision {db.HEAD}.")
     return 0
 
 
 async def _check(settings: "Settings", *, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from worker import db
+    from worker import assembly, db
     from worker.cli.output import check as output
     from worker.cli.output import passes
     from worker.clock import SystemClock
@@ -110,27 +108,24 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
         add(output.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
         try:
-            async with settings.linq(clock) as linq:
+            async with assembly.linq(settings, clock) as linq:
                 cards = await linq.list_cards()
             add(output.key_finding(settings.LINQ_BASE_URL, None))
         except LinqError as error:
             add(output.key_finding(settings.LINQ_BASE_URL, error))
-    url = settings.database
     try:
-        with db.one_line_errors(url):
-            async with db.opened(url) as engine:
-                await db.require_current_schema(engine)
-                found = f"{db.shown(url)}, schema at revision {db.HEAD}"
-                add(output.Finding(state="ok", about="database", found=found))
-                schema = db.schema_of(engine.sync_engine)
-                faults = await check.examine_table(engine)
-                add(*output.fault_findings(faults, schema))
-                if not any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
-                    lines, wrong = await check.examine_lines(engine, cards)
-                    add(*output.line_findings(lines))
-                    add(output.due_finding(await check.count_due(engine, settings.rules, cards, clock.now())))
-                    add(*output.number_findings(wrong, schema))
-                    add(*output.fault_findings(await check.examine_rows(engine, clock.now()), schema))
+        async with assembly.ledger(settings) as engine:
+            found = f"{db.shown(assembly.database_url(settings))}, schema at revision {db.HEAD}"
+            add(output.Finding(state="ok", about="database", found=found))
+            schema = db.schema_of(engine.sync_engine)
+            faults = await check.examine_table(engine)
+            add(*output.fault_findings(faults, schema))
+            if not any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
+                lines, wrong = await check.examine_lines(engine, cards)
+                add(*output.line_findings(lines))
+                add(output.due_finding(await check.count_due(engine, assembly.rules(settings), cards, clock.now())))
+                add(*output.number_findings(wrong, schema))
+                add(*output.fault_findings(await check.examine_rows(engine, clock.now()), schema))
     except WorkerError as error:
         add(output.Finding(state="FAIL", about="database", found=str(error)))
     wrong_count = sum(finding.state == "FAIL" for finding in findings)
@@ -153,7 +148,7 @@ def _some(account: "Account") -> "Iterator[Chat]":
 
 
 async def _simulator(settings: "Settings | None", *, port: int, chats: int, latency: int, activation: int) -> int:
-    from worker import db
+    from worker import assembly, db
     from worker.chats.facts import add_chats, count_chats, has_chat
     from worker.cli.demo import known_chats
     from worker.cli.output import passes
@@ -168,18 +163,16 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
     if latency:
         account.add_fault(Fault(path="*", delay_seconds=latency / 1000))
     if settings is not None:
-        url = settings.database
-        with db.one_line_errors(url):
-            async with db.opened(url, create=True) as engine:
-                await db.migrate(engine)
-                async with db.write(engine) as connection:
-                    present = await count_chats(connection)
-                    ours = [await has_chat(connection, chat.id) for chat in _some(account)]
-                    if present and not (present == chats and all(ours)):
-                        msg = f"{db.shown(url)} has {present:,} other chats; --fill is for an empty table"
-                        raise UsageError(msg)
-                    await add_chats(connection, known_chats(account))
-        passes.print_lines(f"The table 'chats' of {db.shown(url)} holds these {chats:,} chats.")
+        async with assembly.engine(settings, create=True) as engine:
+            await db.migrate(engine)
+            async with db.write(engine) as connection:
+                present = await count_chats(connection)
+                ours = [await has_chat(connection, chat.id) for chat in _some(account)]
+                if present and not (present == chats and all(ours)):
+                    msg = f"{db.shown(engine.url)} has {present:,} other chats; --fill is for an empty table"
+                    raise UsageError(msg)
+                await add_chats(connection, known_chats(account))
+        passes.print_lines(f"The table 'chats' of {db.shown(engine.url)} holds these {chats:,} chats.")
     try:
         async with serving(account, port=port) as base_url:
             passes.print_lines(

@@ -1,18 +1,18 @@
 """What the commands share: the settings and logs they start with, signals, and how they end."""
 
-import gc
+import contextlib
 import io
 import re
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
 from worker.errors import UsageError, WorkerError
+from worker.outcomes import Outcome
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,59 +29,47 @@ NoMigrate = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; for scripts.")]
 
-LAST_WORDS_SECONDS = 4.0
-"""After SHARE_DRAIN_SECONDS, for what is not the calls: with the default of 25 it ends within 30 seconds."""
+# Which attempts are meant; for the commands that look at attempts and the one that repeats them.
+OfChat = Annotated[
+    list[str] | None,
+    typer.Option("--chat", metavar="ID", help="Of this chat; may be repeated, - reads ids from stdin, one a line."),
+]
+OfLine = Annotated[
+    list[str] | None, typer.Option("--line", metavar="+NUMBER", help="Of chats on this line; may be repeated.")
+]
+WithOutcome = Annotated[list[Outcome] | None, typer.Option("--outcome", help="With this outcome; may be repeated.")]
+WithCode = Annotated[
+    list[int] | None,
+    typer.Option("--code", min=0, max=999_999, metavar="N", help="With this error code of Linq's; may be repeated."),
+]
+OfRun = Annotated[
+    str | None, typer.Option("--run", metavar="ID", help="Of this pass; the beginning of its id is enough.")
+]
+
+LAST_STEPS_SECONDS = 4.0
+"""After SHARE_DRAIN_SECONDS, for all but the requests: with the default of 25 a command ends within 30 seconds."""
 
 
-def read_settings(*, least: "LogLevel | None" = None) -> "Settings":
-    """Read the settings and set up the logs that they ask for; `least` is the level where LOG_LEVEL is not set."""
+def read_settings(*, default_level: "LogLevel | None" = None) -> "Settings":
+    """Read the settings and set up the logs that they ask for; `default_level` counts if LOG_LEVEL is not set."""
     import os
 
-    with loading():
-        _import_without_rich()
-        from worker.logs import configure_logging
-        from worker.settings import load, misspelt
+    from worker.logs import configure_logging
+    from worker.settings import load, misspelt
 
     settings = load()
-    level = least if least and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
+    level = default_level if default_level and "LOG_LEVEL" not in settings.model_fields_set else settings.LOG_LEVEL
     configure_logging(form=settings.LOG_FORMAT, level=level, colors=colors(), secrets=settings.secrets)
     for line in misspelt(os.environ):
-        sys.stderr.write(f"share-worker: {line}\n")
+        complain(line)
     return settings
 
 
-@contextmanager
-def loading() -> Iterator[None]:
-    """Keep the garbage collector from what the block imports: it stays, and is 100,000 objects to look through.
-
-    A tenth of a command's start, and as much of a pass.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not gc.get_freeze_count():  # once in a process: whatever else is alive by then would stay too
-            gc.freeze()
-        gc.enable()
-
-
-def _import_without_rich() -> None:
-    """Import structlog and httpx as if rich and pygments were not there.
-
-    Where those are, both load them at once, for tracebacks in colour and a command line that nobody here calls: a tenth
-    of a command's start, and 5 MB of a worker's memory. Whoever needs rich may import it afterwards.
-    """
-    from importlib import import_module
-
-    spared = {"rich", "pygments"} - sys.modules.keys()
-    for name in spared:
-        sys.modules[name] = None  # type: ignore[assignment] # Python's own way to make an import fail
-    try:
-        for name in ("httpx", "structlog"):
-            import_module(name)
-    finally:
-        for name in spared:
-            del sys.modules[name]
+def complain(text: str) -> None:
+    """One or more lines on stderr. If it cannot be written to, the command goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.writelines(f"share-worker: {line}\n" for line in text.splitlines())
+        sys.stderr.flush()
 
 
 def colors() -> bool:
@@ -91,13 +79,13 @@ def colors() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
-def watched() -> "LogLevel | None":
-    """The level for a command whose results a person reads, where one watches: only trouble."""
+def quiet_on_a_terminal() -> "LogLevel | None":
+    """The default log level of a command whose results a person reads: on a terminal only warnings."""
     return "warning" if sys.stderr.isatty() else None
 
 
 def done(work: Coroutine[None, None, T]) -> T:
-    """Do a piece of asynchronous work to its end, and return its result."""
+    """Run asynchronous work to its end, and return its result."""
     import asyncio
 
     return asyncio.run(work)
@@ -109,9 +97,9 @@ def finish(work: Coroutine[None, None, int]) -> NoReturn:
 
 
 def only_prints() -> None:
-    """For a command that leaves nothing behind but its output: end like `cat` when nobody reads on, `| head` for one.
+    """For a command that only prints: a closed pipe (`| head`) ends it like `cat`.
 
-    Letters that stdout cannot write are spelt out, instead of ending the command.
+    Characters that stdout cannot encode are escaped.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -121,8 +109,8 @@ def only_prints() -> None:
 def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
     """An event that SIGINT or SIGTERM sets.
 
-    The second signal ends the process at once, and so does, a moment after `drain_seconds`, whatever holds it up: a
-    database that hangs, a watchdog that does not answer. The ledger is true without its last words.
+    The second signal ends the process at once. So does the end of the drain, whatever is still busy: a database that
+    hangs, a watchdog that does not answer. The ledger is true without these last steps.
     """
     import asyncio
 
@@ -134,7 +122,7 @@ def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
             _end_at_once("told to stop twice", 128 + number)
         stop.set()
         if drain_seconds is not None:
-            longest = drain_seconds + min(drain_seconds, LAST_WORDS_SECONDS)
+            longest = drain_seconds + min(drain_seconds, LAST_STEPS_SECONDS)
             loop.call_later(longest, _end_at_once, f"told to stop {longest:g} s ago, and not done", 1)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -145,8 +133,7 @@ def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
 def _end_at_once(why: str, code: int) -> NoReturn:
     import os
 
-    sys.stderr.write(f"share-worker: {why}; ending at once\n")
-    sys.stderr.flush()
+    complain(f"{why}; ending at once")
     os._exit(code)
 
 
@@ -166,11 +153,11 @@ def chat_ids(words: Sequence[str]) -> list[str]:
         except UnicodeDecodeError as error:
             msg = "the ids on stdin are not UTF-8 text; give one chat id a line"
             raise UsageError(msg) from error
-        told = [line for line in lines if line]
-        if not told:
-            msg = "'-' stands for chat ids on stdin, but nothing came; give one chat id a line"
+        ids = [line for line in lines if line]
+        if not ids:
+            msg = "'-' stands for chat ids on stdin, but stdin is empty; give one chat id a line"
             raise UsageError(msg)
-        found.update(dict.fromkeys(told))
+        found.update(dict.fromkeys(ids))
     for chat_id in found:
         if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in chat_id):
             msg = f"the id {chat_id!r} is not UTF-8 text"
@@ -202,20 +189,21 @@ def share_day(word: str, today: date) -> date:
     try:
         return date.fromisoformat(word)
     except ValueError:
-        msg = f"{word!r} is no day; it may be today, yesterday, or a date such as {today}"
+        msg = f"{word!r} is not a day; it must be today, yesterday, or a date such as {today}"
         raise UsageError(msg) from None
 
 
-def confirm(question: str, *, yes: bool, looks: bool = True) -> bool:
-    """Ask a person, on stderr; True at once with `--yes`. `looks` says that the command has a `--dry-run`.
+def confirm(question: str, *, yes: bool, has_dry_run: bool = True) -> bool:
+    """Ask a person, on stderr; True at once with `--yes`. `has_dry_run`: the command has a `--dry-run` to propose.
 
     Raises:
-        UsageError: nobody is there to answer, and `--yes` was not given.
+        UsageError: stdin is not a terminal, and `--yes` was not given.
     """
     if yes:
         return True
     if not sys.stdin.isatty():
-        msg = f"nobody is there to ask; add --yes to go ahead without asking{', or --dry-run to only look' * looks}"
+        alternative = ", or --dry-run to only look" if has_dry_run else ""
+        msg = f"stdin is not a terminal, so the question cannot be answered; add --yes to go ahead{alternative}"
         raise UsageError(msg)
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker import db
+from worker import assembly, db
 from worker.clock import Clock, unless_stopped
 from worker.errors import WorkerError
 from worker.outcomes import PassResult, Trigger
@@ -40,16 +40,22 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
     Raises:
         WorkerError: the address is taken, the key is missing, or the database's schema cannot be used.
     """
-    url = settings.database
-    schedule, rules = settings.schedule(), settings.rules
+    schedule, rules = assembly.schedule(settings), assembly.rules(settings)
     metrics = Metrics(CollectorRegistry())
-    linq = settings.linq(clock)
-    heartbeat = settings.heartbeat()
-    async with db.opened(url, create=migrates) as engine, linq:
+    linq = assembly.linq(settings, clock)
+    heartbeat = assembly.heartbeat(settings)
+    async with assembly.engine(settings, create=migrates) as engine, linq:
 
         async def make_pass(trigger: Trigger) -> PassResult:
             return await run_pass(
-                engine, linq, rules, settings.limits(), trigger=trigger, clock=clock, stop=stop, watch=metrics.answered
+                engine,
+                linq,
+                rules,
+                assembly.limits(settings),
+                trigger=trigger,
+                clock=clock,
+                stop=stop,
+                watch=metrics.answered,
             )
 
         scheduler = Scheduler(

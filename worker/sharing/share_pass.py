@@ -25,7 +25,7 @@ from worker.clock import Clock, unless_stopped
 from worker.ledger import attempts, runs
 from worker.linq.answers import AccessRefused, Card, LinqError
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger
+from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger, chats_in
 from worker.rules.eligibility import Rules
 from worker.sharing.calls import ShareLoop, Watch
 from worker.sharing.candidates import Candidates, Due
@@ -73,6 +73,8 @@ async def run_pass(
         ending = await _share(engine, linq, candidates, loop, run_id=run_id, clock=clock, stop=stop)
         finished_at = clock.now()
         await _record_end(engine, ending, run_id=run_id, clock=clock, stop=stop, now=finished_at)
+        if ending.tally is not None and not chats_in(ending.tally):
+            log.warning("chats.none", reason="the table 'chats' is empty: there is nobody to share with")
         seconds = round((finished_at - started_at).total_seconds(), 3)
         write = log.info if ending.status is RunStatus.COMPLETED else log.error
         write("pass.ended", status=ending.status.value, detail=ending.detail, seconds=seconds, tally=ending.tally)

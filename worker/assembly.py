@@ -1,0 +1,97 @@
+"""Puts the worker together from its settings: the one place where a client, an engine or a rule is made of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker import db
+from worker.clock import Clock
+from worker.linq.client import Linq
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
+from worker.service.heartbeat import Heartbeat
+from worker.settings import Settings
+from worker.sharing.limits import Limits
+
+
+def rules(settings: Settings) -> Rules:
+    """Who is due."""
+    return Rules(
+        timezone=settings.SHARE_TIMEZONE,
+        every_days=settings.SHARE_EVERY_DAYS,
+        min_hours=settings.SHARE_MIN_HOURS,
+        max_per_chat=settings.SHARE_MAX_PER_CHAT,
+        active_days=settings.SHARE_ACTIVE_DAYS,
+        include_groups=settings.SHARE_INCLUDE_GROUPS,
+    )
+
+
+def limits(settings: Settings, at_most: int | None = None) -> Limits:
+    """How hard a pass may push."""
+    return Limits(
+        concurrency=settings.SHARE_CONCURRENCY,
+        per_second=settings.SHARE_MAX_PER_SECOND,
+        drain_seconds=settings.SHARE_DRAIN_SECONDS,
+        at_most=at_most,
+    )
+
+
+def schedule(settings: Settings) -> Schedule:
+    """When `serve` makes its passes."""
+    return Schedule(settings.SHARE_SCHEDULE, settings.SHARE_TIMEZONE)
+
+
+def linq(settings: Settings, clock: Clock) -> Linq:
+    """A client for the account.
+
+    Raises:
+        UsageError: the key is not set.
+    """
+    return Linq(
+        settings.api_key,
+        base_url=settings.LINQ_BASE_URL,
+        timeout=settings.SHARE_REQUEST_TIMEOUT,
+        connections=settings.SHARE_CONCURRENCY,
+        clock=clock,
+    )
+
+
+def heartbeat(settings: Settings) -> Heartbeat:
+    """The watchdog to ping, or none."""
+    return Heartbeat(settings.HEARTBEAT_URL.get_secret_value() if settings.HEARTBEAT_URL else None)
+
+
+def database_url(settings: Settings) -> URL:
+    """Where the ledger is; it may hold a password."""
+    return db.parse_url(settings.DATABASE_URL.get_secret_value())
+
+
+@asynccontextmanager
+async def engine(settings: Settings, *, create: bool = False) -> AsyncIterator[AsyncEngine]:
+    """The database, for the time of the block; with `create`, a missing SQLite file is made.
+
+    Raises:
+        DatabaseError: in place of any error of the driver, in one line.
+    """
+    url = database_url(settings)
+    with db.one_line_errors(url):
+        async with db.opened(url, schema=settings.DATABASE_SCHEMA, create=create) as opened:
+            yield opened
+
+
+@asynccontextmanager
+async def ledger(settings: Settings, *, migrates: bool = False) -> AsyncIterator[AsyncEngine]:
+    """The database with the schema that this version needs; with `migrates` it is brought up to date first.
+
+    Raises:
+        SchemaError: the schema is another one.
+        DatabaseError: the database cannot be used.
+    """
+    async with engine(settings, create=migrates) as opened:
+        if migrates:
+            await db.migrate(opened)
+        else:
+            await db.require_current_schema(opened)
+        yield opened
