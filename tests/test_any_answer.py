@@ -12,12 +12,11 @@ from sqlalchemy import delete, select
 
 from tests.scene import LINE, Scene
 from worker import db
+from worker.account import Card, Line
 from worker.db.tables import chats, contact_cards, runs, share_attempts
 from worker.linq.answers import (
-    Card,
     Chat,
     Json,
-    Line,
     LinqError,
     Message,
     read_card,

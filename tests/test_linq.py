@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 
 from tests.conftest import START, HandClock
 from tests.raw_server import DONE, KEY, PATIENCE, RawServer, Visit, answer, attempt, envelope, keep_alive, raw_server
+from worker.account import Card, Line
 from worker.errors import UsageError
 from worker.linq.answers import (
     AccessRefused,
-    Card,
     CardInactive,
     ChatRefused,
-    Line,
     LinqError,
     NeverSent,
     PerhapsDone,

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from worker.account import Card
 from worker.clock import Clock, unless_stopped
 from worker.errors import UsageError
-from worker.linq.answers import Card, CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone, RateLimited
+from worker.linq.answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone, RateLimited
 from worker.linq.client import Linq
 from worker.linq.phone_numbers import e164
 

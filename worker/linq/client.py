@@ -20,21 +20,19 @@ from urllib.parse import quote
 import httpx
 
 from worker import __version__
+from worker.account import Card, Line
 from worker.clock import Clock, SystemClock
 from worker.errors import UsageError
 from worker.linq.answers import (
-    Card,
     CardInactive,
     Chat,
     Json,
-    Line,
     LinqError,
     Message,
     NeverSent,
     PerhapsDone,
     RateLimited,
     excerpt,
-    one_line,
     read_card,
     read_chat,
     read_json,
@@ -44,6 +42,7 @@ from worker.linq.answers import (
     refusal,
 )
 from worker.linq.connection import Connection
+from worker.text import one_line
 
 BASE_URL: Final = "https://api.linqapp.com/api/partner"
 REQUEST_SECONDS: Final = 30.0

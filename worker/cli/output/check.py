@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from worker.cli.output.tables import one_line
+from worker.account import Card
 from worker.db.partner_values import LONGEST_ID
-from worker.linq.answers import Card
 from worker.questions.check import Fault, FaultKind, LineUse, WrongNumber
 from worker.rules.eligibility import Verdict
+from worker.text import one_line
 
 FindingState = Literal["ok", "note", "FAIL"]
 
