@@ -127,6 +127,10 @@ class RawServer:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
+    def port(self) -> int:
+        return int(self.base_url.rpartition(":")[2])
+
+    @property
     def received(self) -> bytes:
         return b"".join(bytes(visit.received) for visit in self.visits)
 

@@ -78,9 +78,8 @@ async def test_certificates_that_cannot_be_read_are_named(
 
 async def test_a_connection_that_has_no_certificates_speaks_no_https() -> None:
     """It would else send the key in the clear."""
-    request = httpx.Request("POST", "https://127.0.0.1:1/", extensions={"timeout": {"connect": PATIENCE}})
     with pytest.raises(httpx.UnsupportedProtocol):
-        await Connection(None, idle_seconds=1).handle_async_request(request)
+        await Connection(None, idle_seconds=1).open(httpx.URL("https://127.0.0.1:1/"), PATIENCE)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import httpx
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -27,6 +28,7 @@ from worker.db import parse_url, shown
 from worker.errors import UsageError
 from worker.linq.client import BASE_URL, Linq
 from worker.logs import LogFormat, LogLevel
+from worker.proxy import VARIABLES, Proxy, choose, is_loopback, passwords
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.service.heartbeat import Heartbeat
@@ -52,22 +54,13 @@ def _base_url(value: str) -> str:
         httpx.URL(value)
     except httpx.InvalidURL as error:
         raise ValueError(str(error)) from None
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         msg = "plain http would send the key for anyone to read"
         raise ValueError(msg)
     if parts.path.rstrip("/").endswith("/v3"):
         msg = "the worker adds /v3 itself"
         raise ValueError(msg)
     return value.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _zone(value: object) -> object:
@@ -221,7 +214,7 @@ class Settings(BaseSettings):
         """A client for the account.
 
         Raises:
-            UsageError: the key is not set.
+            UsageError: the key is not set, or the variable that names the proxy is wrong.
         """
         return Linq(
             self.api_key,
@@ -229,11 +222,19 @@ class Settings(BaseSettings):
             timeout=self.SHARE_REQUEST_TIMEOUT,
             connections=self.SHARE_CONCURRENCY,
             clock=clock,
+            proxy=proxy_for(self.LINQ_BASE_URL),
         )
 
     def heartbeat(self) -> Heartbeat:
-        """The watchdog to tell, or none."""
-        return Heartbeat(self.HEARTBEAT_URL.get_secret_value() if self.HEARTBEAT_URL else None)
+        """The watchdog to tell, or none.
+
+        Raises:
+            UsageError: the variable that names the proxy is wrong.
+        """
+        if self.HEARTBEAT_URL is None:
+            return Heartbeat(None)
+        url = self.HEARTBEAT_URL.get_secret_value()
+        return Heartbeat(url, proxy=proxy_for(url))
 
     @property
     def api_key(self) -> str:
@@ -248,12 +249,13 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must appear in no log: the key, the database's password, the heartbeat's URL."""
+        """What must appear in no log: the key, the database's password, the heartbeat's URL, the proxies' passwords."""
         url = self.DATABASE_URL.get_secret_value()
         password = parse_url(url).password
         spelt = re.search(r"://[^:/@]*:(.+)@", url)  # as the URL writes it, percent-encoded
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
         found = [str(password or ""), spelt[1] if spelt else "", *(one.get_secret_value() for one in held if one)]
+        found += passwords(_proxy_variables())
         return [secret for secret in found if secret]
 
     def shown(self) -> dict[str, str]:
@@ -291,6 +293,21 @@ class _SecretFiles(PydanticBaseSettingsSource):
         """The secrets that files hold."""
         found = {name: self.get_field_value(FieldInfo(), name)[0] for name in SECRETS}
         return {name: value for name, value in found.items() if value}
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy that the environment, or `.env`, names for a URL; None without one.
+
+    Raises:
+        UsageError: the variable that names it is wrong.
+    """
+    return choose(url, _proxy_variables())
+
+
+def _proxy_variables() -> dict[str, str]:
+    """The proxy variables as curl names them, which are no settings of ours; the environment before `.env`."""
+    known = dotenv_values(".env") | os.environ
+    return {name: value for name in VARIABLES if (value := known.get(name))}
 
 
 def load() -> Settings:

@@ -62,7 +62,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     url = settings.database
-    linq = settings.linq(clock)
+    linq, heartbeat = settings.linq(clock), settings.heartbeat()
     with db.one_line_errors(url):
         async with db.opened(url, create=migrates) as engine, linq:
             if migrates:
@@ -80,7 +80,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
                     stop=stop,
                     watch=watch,
                 )
-                result = await settings.heartbeat().around(making, stop)
+                result = await heartbeat.around(making, stop)
     completed = result.status is RunStatus.COMPLETED
     if as_json:
         passes.print_json(passes.result_document(result))

@@ -95,6 +95,7 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()
+    linq = settings.linq(clock) if settings.LINQ_API_KEY else None
     findings: list[output.Finding] = []
 
     def add(*added: output.Finding) -> None:
@@ -106,22 +107,23 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
     add(output.Finding(state="ok", about="settings", found=sound))
     cards = None
-    if settings.LINQ_API_KEY is None:
+    if linq is None:
         add(output.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
         try:
-            async with settings.linq(clock) as linq:
+            async with linq:
                 cards = await linq.list_cards()
-            add(output.key_finding(settings.LINQ_BASE_URL, None))
+            add(output.key_finding(settings.LINQ_BASE_URL, linq.proxy, None))
         except LinqError as error:
-            add(output.key_finding(settings.LINQ_BASE_URL, error))
+            add(output.key_finding(settings.LINQ_BASE_URL, linq.proxy, error))
     url = settings.database
     try:
         with db.one_line_errors(url):
             async with db.opened(url) as engine:
                 await db.require_current_schema(engine)
-                found = f"{db.shown(url)}, schema at revision {db.HEAD}"
-                add(output.Finding(state="ok", about="database", found=found))
+                add(
+                    output.Finding(state="ok", about="database", found=f"{db.shown(url)}, schema at revision {db.HEAD}")
+                )
                 schema = db.schema_of(engine.sync_engine)
                 faults = await check.examine_table(engine)
                 add(*output.fault_findings(faults, schema))
