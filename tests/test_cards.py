@@ -86,7 +86,7 @@ def test_what_cannot_be_a_number_is_refused_with_what_to_do(typed: str, sign: st
     ],
 )
 def test_an_image_must_be_an_https_url_with_a_host(url: str) -> None:
-    with pytest.raises(UsageError, match="but may be an https:// URL with a host"):
+    with pytest.raises(UsageError, match="but must be an https:// URL with a host"):
         card_writer.fields(LINE, first_name="Ann", image_url=url)
 
 

@@ -104,9 +104,9 @@ async def refused(share: Awaitable[int]) -> LinqError:
     return outcome
 
 
-async def share_answered_by(clock: HandClock, told: bytes) -> LinqError:
+async def share_answered_by(clock: HandClock, reply: bytes) -> LinqError:
     """The error that a share ends in when this is the answer; it was asked for once."""
-    async with answering(clock, told) as (linq, server):
+    async with answering(clock, reply) as (linq, server):
         error = await refused(linq.share("chat"))
     assert len(server.requests) == 1
     return error

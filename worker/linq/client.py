@@ -299,7 +299,7 @@ class Linq:
 
     @asynccontextmanager
     async def _borrowed_connection(self) -> AsyncIterator[Connection]:
-        """An idle connection, or a new one, which is nobody else's meanwhile."""
+        """An idle connection, or a new one, for one request at a time."""
         async with self._slots:
             connection = self._idle.pop() if self._idle else self._new_connection()
             try:

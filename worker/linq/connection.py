@@ -1,6 +1,6 @@
 """One connection to a server, kept alive: for httpx's requests, on asyncio and llhttp (Node's parser, by httptools).
 
-httpx's own transport needs six times the CPU, and cannot say whether a server sent something that nobody asked for. The
+httpx's own transport needs six times the CPU, and cannot say whether a server sent data without being asked. The
 errors are httpx's, with httpx's meaning: `open` raises `UnsupportedProtocol`, `ConnectError` and `ConnectTimeout`, and
 `send` raises others. So no byte of a request can have left where one of the three is raised. Nothing is repeated: a
 request is written once, in one piece, or not at all.
