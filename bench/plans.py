@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bench.world import LINES, line
 from worker import db
+from worker.account import Card
 from worker.chats import facts
 from worker.ledger import attempts
 from worker.ledger.attempts import Recorded
-from worker.linq.answers import Card
 from worker.outcomes import Answer, Outcome
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import Due

@@ -27,6 +27,7 @@ from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
 from tests.scene import Scene
 from worker import db
 from worker.clock import SystemClock
+from worker.proxy import VARIABLES
 from worker.simulator.account import Account
 from worker.simulator.server import serving
 
@@ -64,7 +65,7 @@ class HandClock:
 def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests see no setting of the machine they run on, and no .env."""
     for name in list(os.environ):
-        if name.startswith(OURS):
+        if name.startswith(OURS) or name in VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

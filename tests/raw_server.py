@@ -1,4 +1,4 @@
-"""A server that does with each connection what a test says, over real sockets, and keeps every byte that reached it."""
+"""A server over real sockets that treats each connection as a test says, and keeps every byte that reached it."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 @dataclass
 class Visit:
-    """The server's end of one connection: what came over it, and what can be done to it."""
+    """The server's end of one connection: what it received, and what a script can do to it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -37,8 +37,8 @@ class Visit:
 
     @property
     def _socket(self) -> socket.socket:
-        found: socket.socket = self.writer.get_extra_info("socket")
-        return found
+        connected: socket.socket = self.writer.get_extra_info("socket")
+        return connected
 
     @property
     def requests(self) -> list[str]:
@@ -60,7 +60,7 @@ class Visit:
             self.received += part
 
     async def closed_within(self, seconds: float) -> bool:
-        """Give the client so long to close the connection; whether it did."""
+        """Return True if the client closes the connection within so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self.until_closed()
@@ -69,17 +69,17 @@ class Visit:
         return True
 
     def leave_unread(self) -> None:
-        """Take nothing from the connection; only as the first step, and only without TLS."""
+        """Read nothing from the connection; only as the first step, and only without TLS."""
         transport = self.writer.transport
         assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
 
     async def arrived(self) -> None:
-        """Return once the client's bytes lie in the server's buffer."""
+        """Wait until the client's bytes are in the server's receive buffer."""
         await asyncio.to_thread(select.select, [self._socket.fileno()], [], [], PATIENCE)
 
     async def taste(self, count: int) -> None:
-        """Read so many bytes of what arrived, and leave the others."""
+        """Read so many bytes of what arrived, and leave the rest unread."""
         await self.arrived()
         with socket.socket(fileno=os.dup(self._socket.fileno())) as same:
             self.received += same.recv(count)
@@ -88,14 +88,14 @@ class Visit:
         self.writer.write(data)
 
     async def trickle(self, data: bytes, pause: float = 0.05) -> None:
-        """Send byte after byte, until the client has had enough."""
+        """Send byte after byte, until the client closes the connection."""
         for number in range(len(data)):
             self.send(data[number : number + 1])
             if await self.closed_within(pause):
                 return
 
     async def close(self) -> None:
-        """Close the connection in good order, after what was sent."""
+        """Close the connection in good order, once everything is sent."""
         self.writer.close()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
@@ -125,6 +125,10 @@ class RawServer:
     visits: list[Visit] = field(default_factory=list)
     most_at_once: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def port(self) -> int:
+        return int(self.base_url.rpartition(":")[2])
 
     @property
     def received(self) -> bytes:
@@ -210,7 +214,7 @@ async def reset_when_read(visit: Visit) -> None:
 
 
 def answer(status: int, body: object = b"", **headers: str) -> bytes:
-    """A whole HTTP answer; what is not bytes goes as JSON."""
+    """A complete HTTP answer; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = "text/html" if content.startswith(b"<") else "application/json"
     lines = [f"HTTP/1.1 {status} Reason", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]

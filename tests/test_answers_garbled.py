@@ -29,7 +29,7 @@ PIECES: Final = (
     *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n"),
 )
 _EMPTY_LINES: Final = re.compile(rb"(^|\r\n\r\n)[\r\n]+(?=HTTP/)")
-"""What llhttp forgives and h11 does not: empty lines before a status line."""
+"""Empty lines before a status line: llhttp accepts them, h11 does not."""
 
 Edit = tuple[float, int, bytes]
 edits = st.lists(
@@ -39,7 +39,7 @@ edits = st.lists(
 
 
 def garbled(answer: bytes, changes: list[Edit]) -> bytes:
-    """An answer in which some bytes are left out, and others put in their place."""
+    """An answer with some bytes replaced by others."""
     for place, length, piece in changes:
         at = int(place * len(answer))
         answer = answer[:at] + piece + answer[at + length :]
@@ -47,7 +47,7 @@ def garbled(answer: bytes, changes: list[Edit]) -> bytes:
 
 
 def status_as_read_by_h11(answer: bytes) -> int | None:
-    """The status of the answer to a share, where h11 reads a whole head of one."""
+    """The status of the answer to a share as h11 reads it; None if it reads no complete head."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("Host", "linq"), ("Content-Length", "0")]))
     connection.send(h11.EndOfMessage())
@@ -75,11 +75,11 @@ def status_as_read_by_h11(answer: bytes) -> int | None:
 @example(answer=b"HTTP/1.1 099 Early\r\nContent-Length: 0\r\n\r\n" + ANSWERS[0], changes=[])
 @example(answer=ANSWERS[5] + ANSWERS[0], changes=[])
 def test_only_what_both_parsers_read_as_2xx_is_shared(answer: bytes, changes: list[Edit]) -> None:
-    told = garbled(answer, changes)
+    sent = garbled(answer, changes)
 
     async def script(visit: Visit) -> None:
         await visit.request()
-        visit.send(told)
+        visit.send(sent)
         visit.say_no_more()
 
     async def scene() -> None:
@@ -88,8 +88,8 @@ def test_only_what_both_parsers_read_as_2xx_is_shared(answer: bytes, changes: li
         assert not isinstance(outcome, NeverSent)
         assert server.requests == [SHARE]
         if isinstance(outcome, int):
-            assert outcome == status_as_read_by_h11(told)
-        elif told in ANSWERS:
-            assert not 200 <= (status_as_read_by_h11(told) or 0) < 300
+            assert outcome == status_as_read_by_h11(sent)
+        elif sent in ANSWERS:
+            assert not 200 <= (status_as_read_by_h11(sent) or 0) < 300
 
     asyncio.run(scene())

@@ -1,4 +1,4 @@
-"""Any answer of Linq's at all: its parsers raise nothing but a LinqError, and a pass ends with whole rows."""
+"""Any answer at all from Linq: the parsers raise only LinqError, and a pass ends with complete rows."""
 
 import contextlib
 import json
@@ -12,12 +12,11 @@ from sqlalchemy import delete, select
 
 from tests.scene import LINE, Scene
 from worker import db
+from worker.account import Card, Line
 from worker.db.tables import chats, contact_cards, runs, share_attempts
 from worker.linq.answers import (
-    Card,
     Chat,
     Json,
-    Line,
     LinqError,
     Message,
     read_card,
@@ -55,12 +54,12 @@ _bodies = st.binary(max_size=300) | _json.map(json.dumps).map(str.encode)
 @example(body=b"[" * 100_000)
 @example(body=b'{"chats": [{"id": "c", "handles": [{"is_me": true}], "created_at": "0001-01-01T00:00:00+14:00"}]}')
 def test_the_parsers_raise_nothing_but_a_linq_error_and_return_what_a_database_takes(body: bytes) -> None:
-    told = read_json(body)
-    objects: list[Json] = [told] if isinstance(told, dict) else []
+    document = read_json(body)
+    objects: list[Json] = [document] if isinstance(document, dict) else []
     for name in ("contact_cards", "chats", "messages", "phone_numbers"):
-        if isinstance(told, dict):
+        if isinstance(document, dict):
             with contextlib.suppress(LinqError):
-                objects += read_list(told, name)
+                objects += read_list(document, name)
     values: list[Card | Chat | Message | Line | None] = []
     for item in objects:
         values += [read_card(item), read_chat(item), read_message(item), read_line(item)]
@@ -73,7 +72,7 @@ def test_the_parsers_raise_nothing_but_a_linq_error_and_return_what_a_database_t
                 part.astimezone(UTC)
 
 
-async def begin_anew(scene: Scene) -> None:
+async def start_over(scene: Scene) -> None:
     scene.clock.move(minutes=10)
     scene.account.clear_faults()
     scene.account.share_calls.clear()
@@ -91,7 +90,7 @@ async def begin_anew(scene: Scene) -> None:
 async def test_any_answer_to_the_cards_call_ends_in_a_pass_that_says_how(
     scene: Scene, body: bytes, status: int
 ) -> None:
-    await begin_anew(scene)
+    await start_over(scene)
     scene.account.add_fault(Fault(path="list_cards", status=status, body=body))
     result = await scene.one_pass(limits=Limits(per_second=0))
     assert result.status in {RunStatus.COMPLETED, RunStatus.FAILED}
@@ -115,7 +114,7 @@ async def test_any_answer_to_the_cards_call_ends_in_a_pass_that_says_how(
     ),
 )
 async def test_any_answer_to_a_share_is_one_whole_row(scene: Scene, bodies: list[bytes], statuses: list[int]) -> None:
-    await begin_anew(scene)
+    await start_over(scene)
     for chat_id, body, status in zip("abc", bodies, statuses, strict=True):
         bodiless = status in {204, 304}
         scene.account.add_fault(Fault(path="share", chat_id=chat_id, status=status, body=b"" if bodiless else body))

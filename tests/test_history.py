@@ -13,13 +13,13 @@ from tests.conftest import START, HandClock
 from tests.past import RUN, Past
 from tests.scene import LINE, Scene
 from worker import db, text
+from worker.account import Card
 from worker.chats import facts
 from worker.cli.output import status
 from worker.cli.output.explain import explanation_lines, fact_texts
 from worker.db.tables import chats as chats_table
 from worker.ledger import history
 from worker.ledger.history import AttemptFilter
-from worker.linq.answers import Card
 from worker.outcomes import Outcome
 from worker.questions import suggest
 from worker.questions.explain import Explanation, explain

@@ -18,9 +18,9 @@ from tests.commands import Ended, share_worker, start
 from tests.past import RUN, Past
 from tests.scene import LINE
 from worker import __version__, db
+from worker.account import Card
 from worker.chats import facts
 from worker.db.tables import chats as chats_table
-from worker.linq.answers import Card
 from worker.outcomes import Outcome
 from worker.rules.eligibility import Verdict
 
@@ -190,6 +190,7 @@ async def test_attempts_are_a_table_newest_first(settings: dict[str, str]) -> No
     ("words", "found"),
     [
         (["--chat", GOOD, "--chat", GONE, "--day", "yesterday", "--run", "20260309"], [GONE, GOOD]),
+        (["--line", f"{OTHER[:2]} ({OTHER[2:5]}) {OTHER[5:]}", "--code", "2012"], [REFUSED]),
         (["--line", OTHER, "--outcome", "unknown", "--outcome", "rejected", "--code", "2012"], [REFUSED]),
         (["--since", "yesterday", "--until", "today", "--limit", "2"], [GOOD, REFUSED]),
     ],
@@ -253,7 +254,7 @@ async def test_a_reader_that_goes_away_ends_attempts_without_a_word(
             "--since 2026-02-02 is after --until 2026-02-01",
         ),
         (["attempts", "--day", "today", "--until", "today"], "--day is one share day"),
-        (["attempts", "--line", "5550100001"], "'5550100001' is no line"),
+        (["attempts", "--line", "5550100001"], "'5550100001' has no country code"),
         (["explain", "caf\udce9"], "'caf\\udce9' on the command line is not UTF-8 text"),
     ],
 )

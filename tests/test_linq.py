@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 
 from tests.conftest import START, HandClock
 from tests.raw_server import DONE, KEY, PATIENCE, RawServer, Visit, answer, attempt, envelope, keep_alive, raw_server
+from worker.account import Card, Line
 from worker.errors import UsageError
 from worker.linq.answers import (
     AccessRefused,
-    Card,
     CardInactive,
     ChatRefused,
-    Line,
     LinqError,
     NeverSent,
     PerhapsDone,
@@ -72,16 +71,15 @@ async def test_certificates_that_cannot_be_read_are_named(
         file.write_text(written)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     with pytest.raises(UsageError, match=wrong) as refused:
-        Linq(KEY)
+        Linq(KEY, base_url="https://linq.example")
     assert str(file) in str(refused.value)
     assert KEY not in str(refused.value)
 
 
 async def test_a_connection_that_has_no_certificates_speaks_no_https() -> None:
     """It would else send the key in the clear."""
-    request = httpx.Request("POST", "https://127.0.0.1:1/", extensions={"timeout": {"connect": PATIENCE}})
     with pytest.raises(httpx.UnsupportedProtocol):
-        await Connection(None, idle_seconds=1).handle_async_request(request)
+        await Connection(None, idle_seconds=1).open(httpx.URL("https://127.0.0.1:1/"), PATIENCE)
 
 
 @asynccontextmanager
@@ -106,9 +104,9 @@ async def refused(share: Awaitable[int]) -> LinqError:
     return outcome
 
 
-async def share_answered_by(clock: HandClock, told: bytes) -> LinqError:
+async def share_answered_by(clock: HandClock, reply: bytes) -> LinqError:
     """The error that a share ends in when this is the answer; it was asked for once."""
-    async with answering(clock, told) as (linq, server):
+    async with answering(clock, reply) as (linq, server):
         error = await refused(linq.share("chat"))
     assert len(server.requests) == 1
     return error

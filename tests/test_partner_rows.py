@@ -15,10 +15,10 @@ from tests.commands import KEY, share_worker
 from tests.conftest import START
 from tests.scene import LINE, Scene
 from worker import db
+from worker.account import Card
 from worker.cli.output import check as output
 from worker.db.partner_values import LONGEST_ID
 from worker.db.tables import chats, read_time, share_attempts
-from worker.linq.answers import Card
 from worker.outcomes import RunStatus
 from worker.questions import check
 from worker.rules.eligibility import Rules, as_cards, count_verdicts

@@ -80,6 +80,16 @@ async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
     assert len(live.called()) == 3
 
 
+async def test_a_line_is_understood_however_it_is_spaced(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    spaced = f"{LINE[:2]} ({LINE[2:5]}) {LINE[5:8]}-{LINE[8:]}"
+    ended = await share_worker("rerun", "--line", spaced, "--dry-run", "--json", **settings)
+    assert ended.code == 0, ended.err
+    assert [chat["chat_id"] for chat in json.loads(ended.out)["chats"]] == ["good", "lost", "no"]
+
+
 async def test_it_asks_and_only_yes_is_yes(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     await this_morning(live, linq_clock, settings)
     declined = await answered("", "rerun", "--outcome", "rejected", **settings)
@@ -191,7 +201,7 @@ async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
 
 
 async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]) -> None:
-    assert "'0155' is no line" in one_line(await share_worker("rerun", "--line", "0155", **settings), 2)
+    assert "'0155' has no country code" in one_line(await share_worker("rerun", "--line", "0155", **settings), 2)
     process = await start("rerun", "--chat", "-", **settings)
     _, err = await process.communicate()
     assert (process.returncode, err.count(b"\n")) == (2, 1)

@@ -19,10 +19,9 @@ from worker.db import parse_url
 from worker.db.faults import describe
 from worker.db.url import shown
 from worker.errors import UsageError
-from worker.linq.client import BASE_URL
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
-from worker.settings import Settings, load, misspelt
+from worker.settings import BASE_URL, Settings, load, misspelt
 from worker.sharing.limits import Limits
 
 KEY: Final = "planted-key-123"

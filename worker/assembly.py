@@ -12,7 +12,7 @@ from worker.linq.client import Linq
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.service.heartbeat import Heartbeat
-from worker.settings import Settings
+from worker.settings import Settings, proxy_for
 from worker.sharing.limits import Limits
 
 
@@ -47,7 +47,7 @@ def linq(settings: Settings, clock: Clock) -> Linq:
     """A client for the account.
 
     Raises:
-        UsageError: the key is not set.
+        UsageError: the key is not set, or the variable that names the proxy is wrong.
     """
     return Linq(
         settings.api_key,
@@ -55,12 +55,20 @@ def linq(settings: Settings, clock: Clock) -> Linq:
         timeout=settings.SHARE_REQUEST_TIMEOUT,
         connections=settings.SHARE_CONCURRENCY,
         clock=clock,
+        proxy=proxy_for(settings.LINQ_BASE_URL),
     )
 
 
 def heartbeat(settings: Settings) -> Heartbeat:
-    """The watchdog to ping, or none."""
-    return Heartbeat(settings.HEARTBEAT_URL.get_secret_value() if settings.HEARTBEAT_URL else None)
+    """The watchdog to ping, or none.
+
+    Raises:
+        UsageError: the variable that names the proxy is wrong.
+    """
+    if settings.HEARTBEAT_URL is None:
+        return Heartbeat(None)
+    url = settings.HEARTBEAT_URL.get_secret_value()
+    return Heartbeat(url, proxy=proxy_for(url))
 
 
 def database_url(settings: Settings) -> URL:

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from worker.db.url import parse_url, secrets_of, shown
 from worker.errors import UsageError
 from worker.logs import LogFormat, LogLevel
+from worker.proxy import VARIABLES, Proxy, choose, is_loopback, passwords
 from worker.rules.schedule import Schedule
 
 BASE_URL: Final = "https://api.linqapp.com/api/partner"
@@ -52,22 +53,13 @@ def _base_url(value: str) -> str:
         httpx.URL(value)
     except httpx.InvalidURL as error:
         raise ValueError(str(error)) from None
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         msg = "plain http would send the key for anyone to read"
         raise ValueError(msg)
     if parts.path.rstrip("/").endswith("/v3"):
         msg = "the worker adds /v3 itself"
         raise ValueError(msg)
     return value.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _zone(value: object) -> object:
@@ -215,11 +207,12 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must appear in no log: the key, the database's password, the heartbeat's URL."""
+        """What must appear in no log: the key, the database's password, the heartbeat's URL, proxies' passwords."""
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
         return [
             *secrets_of(self.DATABASE_URL.get_secret_value()),
             *(secret.get_secret_value() for secret in held if secret),
+            *passwords(_proxy_variables()),
         ]
 
     def shown(self) -> dict[str, str]:
@@ -282,6 +275,21 @@ def _bare(value: str | None) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
     return text
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy that the environment, or `.env`, names for a URL; None without one.
+
+    Raises:
+        UsageError: the variable that names it is wrong.
+    """
+    return choose(url, _proxy_variables())
+
+
+def _proxy_variables() -> dict[str, str]:
+    """The proxy variables as curl names them, which are no settings of ours; the environment before `.env`."""
+    known = dotenv_values(".env") | os.environ
+    return {name: value for name in VARIABLES if (value := known.get(name))}
 
 
 def load() -> Settings:

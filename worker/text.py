@@ -1,6 +1,13 @@
-"""How timestamps and durations are written for users: timestamps always with their UTC offset, as PostgreSQL does."""
+"""How text is written for users: foreign text as one printable line, timestamps with their UTC offset, durations."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
+
+
+def one_line(text: str, longest: int | None = None) -> str:
+    """Foreign text made safe to print: one line, no control characters, cut with an ellipsis beyond `longest`."""
+    head = text if longest is None else text[: longest * 2]  # enough to cut from, however long the text is
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in head).split())
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
 def exact(moment: datetime, zone: tzinfo) -> str:

@@ -14,9 +14,9 @@ from sqlalchemy import Table, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.account import Card
 from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards
-from worker.linq.answers import Card
 
 BATCH: Final = 5_000
 

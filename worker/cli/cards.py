@@ -10,8 +10,8 @@ from worker.cli.shell import Json, complain, finish, read_settings, stop_on_sign
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
+    from worker.account import Card
     from worker.clock import Clock
-    from worker.linq.answers import Card
     from worker.linq.card_writer import Fields, LineCard, Verb
     from worker.settings import Settings
 
@@ -164,9 +164,9 @@ def _print(lines: "list[LineCard]", schema: str | None) -> None:
     from worker.cli.output import passes
     from worker.cli.output.check import wrong_number_text
     from worker.cli.output.tables import print_columns
-    from worker.linq.answers import one_line
     from worker.linq.card_writer import repair
     from worker.questions.check import wrong_numbers
+    from worker.text import one_line
 
     print_columns(
         ("line", "card", "chats", "name", "image"),
@@ -200,6 +200,6 @@ def _described(card: "Card") -> str:
 
 
 def _name(card: "Card") -> str:
-    from worker.linq.answers import one_line
+    from worker.text import one_line
 
     return one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"

@@ -14,6 +14,7 @@ from worker.cli.shell import (
     confirm,
     done,
     finish,
+    lines,
     os_user,
     quiet_on_a_terminal,
     read_settings,
@@ -86,17 +87,13 @@ def _change(verb: str, words: list[str], line: str | None, *, reason: str | None
 
 
 async def _ask(settings: "Settings", verb: str, line: str, *, yes: bool) -> str:
-    """The line as the table writes it, once a person has agreed to its number of chats."""
+    """The line in E.164, once a person has agreed to its number of chats."""
     from worker import assembly, db
     from worker.chats.pause import count_line
 
+    (line,) = lines([line])
     async with assembly.ledger(settings) as engine, db.read(engine) as connection:
         counts = await count_line(connection, line)
-        if not counts.chats:
-            from worker.linq.phone_numbers import e164
-
-            line = e164(line)
-            counts = await count_line(connection, line)
     if not counts.chats:
         msg = f"the table 'chats' has no chat of the line {line}; 'share-worker cards list' shows those that have some"
         raise WorkerError(msg)
@@ -160,8 +157,7 @@ def _print(
     from worker.chats.pause import PauseState
     from worker.cli.output import passes
     from worker.cli.output.tables import print_columns
-    from worker.linq.answers import one_line
-    from worker.text import exact
+    from worker.text import exact, one_line
 
     found = {state: counts[state] for state in PauseState if counts[state]}
     if as_json:

@@ -72,7 +72,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-    linq = assembly.linq(settings, clock)
+    linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
     made_now = _will_make_file(settings) if migrates else None
     async with assembly.ledger(settings, migrates=migrates) as engine, linq:
         if made_now is not None:
@@ -88,7 +88,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
                 stop=stop,
                 watch=watch,
             )
-            result = await assembly.heartbeat(settings).around(making, stop)
+            result = await heartbeat.around(making, stop)
     if result.tally is not None and not chats_in(result.tally):
         complain("the table 'chats' is empty, so there is nobody to share with; README.md says how to fill it")
     completed = result.status is RunStatus.COMPLETED

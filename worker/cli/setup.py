@@ -93,6 +93,7 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()
+    linq = assembly.linq(settings, clock) if settings.LINQ_API_KEY else None
     findings: list[output.Finding] = []
 
     def add(*added: output.Finding) -> None:
@@ -104,15 +105,15 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
     add(output.Finding(state="ok", about="settings", found=sound))
     cards = None
-    if settings.LINQ_API_KEY is None:
+    if linq is None:
         add(output.Finding(state="FAIL", about="key", found=KEY_MISSING))
     else:
         try:
-            async with assembly.linq(settings, clock) as linq:
+            async with linq:
                 cards = await linq.list_cards()
-            add(output.key_finding(settings.LINQ_BASE_URL, None))
+            add(output.key_finding(settings.LINQ_BASE_URL, linq.proxy, None))
         except LinqError as error:
-            add(output.key_finding(settings.LINQ_BASE_URL, error))
+            add(output.key_finding(settings.LINQ_BASE_URL, linq.proxy, error))
     try:
         async with assembly.ledger(settings) as engine:
             found = f"{db.shown(assembly.database_url(settings))}, schema at revision {db.HEAD}"

@@ -1,1 +1,1 @@
-"""Linq: its API over HTTP, and what its answers mean; nothing about databases, days or who is due."""
+"""Linq's API over HTTP, and what its answers mean. Knows no database and no schedule."""

@@ -1,14 +1,14 @@
-"""What Linq's answers mean: the values it describes, and one error for each thing that a caller does next.
+"""What Linq's answers mean: the values in them, and one error for each thing that a caller does next.
 
     LinqError
-    +-- AccessRefused   the key or its rights: stop, no other call will fare better
-    +-- ChatRefused     this request only; the others are not concerned
-    +-- CardInactive    the line has no active card: leave the line's other chats
-    +-- RateLimited     wait, as long as `retry_after` says where it does
-    +-- PerhapsDone     no answer that says whether it was done: for a share this counts as a call
+    +-- AccessRefused   the key or its rights: stop, every other request would be refused too
+    +-- ChatRefused     this request only: go on with the others
+    +-- CardInactive    the line has no active card: skip the line's other chats
+    +-- RateLimited     wait, for `retry_after` seconds where Linq says so
+    +-- PerhapsDone     no answer says whether it was done: a share counts as made
     +-- NeverSent       the request provably never left: nothing was done
 
-Whatever comes is read, HTML and half a JSON document too: to one of these, or to a safe default. Nothing here does I/O.
+Any bytes can be read, HTML and truncated JSON included: they become one of these errors, or a safe default. No I/O.
 """
 
 import json
@@ -20,10 +20,16 @@ from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from typing import Final
 
+from worker.account import Card, Line
+from worker.text import one_line
+
 Json = Mapping[str, object]
 
 LONGEST_NUMBER: Final = 100
-"""Characters; E.164 has 16, and what is far longer would not fit into a key."""
+"""Characters. E.164 has at most 16; a much longer text would not fit into a database key."""
+
+LONGEST_MESSAGE: Final = 500
+"""Characters of an error message that are kept."""
 
 
 class ErrorCode(IntEnum):
@@ -43,14 +49,14 @@ class ErrorCode(IntEnum):
 
 
 class LinqError(Exception):
-    """Linq did not do, or perhaps did not do, what it was asked for.
+    """The request failed, or may have failed.
 
     Attributes:
-        message: what Linq said, or what happened; one line, without secrets.
-        status: the HTTP status; None where no answer came.
-        code: Linq's `error.code`; None where the answer was not Linq's own.
-        trace_id: what Linq's support asks for.
-        retry_after: seconds to wait before another try, where Linq said so.
+        message: what Linq said, or what happened; one line, no secrets.
+        status: the HTTP status; None without an answer.
+        code: Linq's `error.code`; None if the answer has none.
+        trace_id: identifies the request to Linq's support.
+        retry_after: seconds to wait before a retry; None if Linq did not say.
     """
 
     def __init__(
@@ -70,13 +76,13 @@ class LinqError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        """The message with what identifies it: `404/2012: Contact card not found (trace abc)`."""
+        """The message with status, code and trace id: `404/2012: Contact card not found (trace abc)`."""
         number = f"{self.status or ''}{f'/{self.code}' if self.code else ''}"
         return f"{number + ': ' if number else ''}{self.message}{f' (trace {self.trace_id})' if self.trace_id else ''}"
 
 
-class AccessRefused(LinqError):  # noqa: N818 -- named for what happened; the base says that it is an error
-    """The key is not accepted (401/2004), or may not do this (403/2005)."""
+class AccessRefused(LinqError):  # noqa: N818 -- named for what happened; the base class says that it is an error
+    """The key is not accepted (401/2004), or lacks a right (403/2005)."""
 
 
 class ChatRefused(LinqError):  # noqa: N818 -- as above
@@ -92,27 +98,16 @@ class RateLimited(LinqError):  # noqa: N818 -- as above
 
 
 class PerhapsDone(LinqError):  # noqa: N818 -- as above
-    """5xx, no answer in time, a connection lost, an answer that is not HTTP: it may have been done."""
+    """5xx, no answer in time, connection lost, an answer that is not HTTP: it may have been done."""
 
 
 class NeverSent(LinqError):  # noqa: N818 -- as above
-    """The request did not leave: name not resolved, connection refused, no connection in time, TLS not agreed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """A contact card of the account: the name and photo that iMessage shows for a line (E.164)."""
-
-    phone_number: str
-    first_name: str | None
-    last_name: str | None
-    image_url: str | None
-    is_active: bool
+    """The request did not leave: name not resolved, connection refused or timed out, no TLS, no tunnel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat:
-    """A chat as Linq describes it. `line` is the sending number of the account, E.164; None where Linq names none."""
+    """A chat as Linq describes it. `line` is the sending number of the account, E.164; None if Linq names none."""
 
     id: str
     line: str | None
@@ -135,59 +130,52 @@ class Message:
 
     @property
     def is_outbound(self) -> bool:
-        """Whether it went out: from the line, and not failed (Linq's message reference, `delivery_status`)."""
+        """True if the line sent it and it did not fail (Linq's message reference, `delivery_status`)."""
         return self.is_from_me and self.delivery_status != "failed"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """A phone number of the account. `reputation`: HEALTHY, AT_RISK, CRITICAL, or a word that Linq has added since."""
-
-    phone_number: str
-    line_type: str | None
-    reputation: str | None
-
-
 def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, now: datetime) -> LinqError:
-    """The error that an answer other than 2xx means. The status decides, and `error.code` where Linq gave one."""
-    told = read_json(body)
-    details = told.get("error") if isinstance(told, dict) else None
-    code = message = trace_id = wait = None
-    if isinstance(told, dict) and isinstance(details, dict):
-        code = _whole(details.get("code"))
+    """The error for an answer other than 2xx. The status decides, together with `error.code` if there is one."""
+    document = read_json(body)
+    details = document.get("error") if isinstance(document, dict) else None
+    code = message = trace_id = retry_after = None
+    if isinstance(document, dict) and isinstance(details, dict):
+        code = _error_code(details.get("code"))
         message = _text(details, "message")
-        trace_id = _text(told, "trace_id") or _text(details, "trace_id")
-        wait = _seconds(details.get("retry_after"))
-    message = one_line(message or "")
+        trace_id = _text(document, "trace_id") or _text(details, "trace_id")
+        retry_after = _seconds(details.get("retry_after"))
+    message = one_line(message or "", LONGEST_MESSAGE)
     if not message:
-        kind = headers.get("content-type", "no content type").partition(";")[0]
-        message = f"{reason or 'no reason given'}, with {excerpt(body)} ({kind}) in place of Linq's error"
-    kind_of: type[LinqError]
-    match status, code:
-        case 429, _:
-            kind_of = RateLimited
-        case 401, _:
-            kind_of = AccessRefused
-        case 403, (None | ErrorCode.ACCESS_DENIED | ErrorCode.UNAUTHORIZED):
-            kind_of = AccessRefused
-        case 404, ErrorCode.NO_ACTIVE_CARD:
-            kind_of = CardInactive
-        case _ if 400 <= status < 500:
-            kind_of = ChatRefused
-        case _:
-            kind_of = PerhapsDone
+        content_type = headers.get("content-type", "no content type").partition(";")[0]
+        message = f"{reason or 'no reason given'}, with {excerpt(body)} ({content_type}) in place of Linq's error"
     header = _retry_after(headers.get("retry-after"), now)
-    return kind_of(
-        one_line(message),
+    return _error_class(status, code)(
+        one_line(message, LONGEST_MESSAGE),
         status=status,
         code=code,
         trace_id=one_line(trace_id or "", 100) or None,
-        retry_after=header if header is not None else wait,
+        retry_after=header if header is not None else retry_after,
     )
 
 
+def _error_class(status: int, code: int | None) -> type[LinqError]:
+    match status, code:
+        case 429, _:
+            return RateLimited
+        case 401, _:
+            return AccessRefused
+        case 403, (None | ErrorCode.ACCESS_DENIED | ErrorCode.UNAUTHORIZED):
+            return AccessRefused
+        case 404, ErrorCode.NO_ACTIVE_CARD:
+            return CardInactive
+        case _ if 400 <= status < 500:
+            return ChatRefused
+        case _:
+            return PerhapsDone
+
+
 def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds, from either form that HTTP allows: a number, or a date."""
+    """The header in seconds; HTTP allows a number or a date."""
     if value is None:
         return None
     seconds = _seconds(value)
@@ -208,8 +196,8 @@ def _seconds(value: object) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _whole(value: object) -> int | None:
-    """An error code: a whole number that the ledger's column can hold; Linq's have four digits."""
+def _error_code(value: object) -> int | None:
+    """A whole number that the ledger's column can hold, or None; Linq's codes have four digits."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
@@ -217,7 +205,7 @@ def _whole(value: object) -> int | None:
 
 
 def read_json(body: bytes) -> object:
-    """What a body says, if it is JSON; None where it is not, or nests too deep to be read."""
+    """A body parsed as JSON; None if it is not JSON, or nested too deeply to parse."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -225,20 +213,20 @@ def read_json(body: bytes) -> object:
 
 
 def read_list(answer: Json, name: str) -> list[Json]:
-    """The objects of a list that an answer holds.
+    """The objects in a list of an answer.
 
     Raises:
-        PerhapsDone: it holds no such list.
+        PerhapsDone: the answer has no such list.
     """
-    found = answer.get(name)
-    if not isinstance(found, list):
-        msg = f"Linq's answer holds no list {name!r} but {excerpt(json.dumps(found).encode())}"
+    items = answer.get(name)
+    if not isinstance(items, list):
+        msg = f"Linq's answer holds no list {name!r} but {excerpt(json.dumps(items).encode())}"
         raise PerhapsDone(msg, status=200)
-    return [item for item in found if isinstance(item, dict)]
+    return [item for item in items if isinstance(item, dict)]
 
 
 def read_card(item: Json) -> Card | None:
-    """A card; None for one without a number. Where Linq does not say that it is active, it is not."""
+    """A card; None without a number. Not active unless Linq says so."""
     number = _text(item, "phone_number")
     if not number or len(number) > LONGEST_NUMBER:
         return None
@@ -252,12 +240,12 @@ def read_card(item: Json) -> Card | None:
 
 
 def read_chat(item: Json) -> Chat | None:
-    """A chat; None for one without an id."""
+    """A chat; None without an id."""
     chat_id = _text(item, "id")
     if not chat_id:
         return None
     handles = item.get("handles")
-    mine = [
+    own = [
         handle
         for handle in (handles if isinstance(handles, list) else [])
         if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status") in (None, "active")
@@ -265,7 +253,7 @@ def read_chat(item: Json) -> Chat | None:
     health = item.get("health_status")
     return Chat(
         id=chat_id,
-        line=_text(mine[0], "handle") if mine else None,
+        line=_text(own[0], "handle") if own else None,
         service=_text(item, "service"),
         is_group=item.get("is_group") is True,
         health_status=_text(health, "status") if isinstance(health, dict) else None,
@@ -275,7 +263,7 @@ def read_chat(item: Json) -> Chat | None:
 
 
 def read_message(item: Json) -> Message:
-    """A message of a list; what Linq leaves out is not known."""
+    """A message; None stands for what Linq left out."""
     return Message(
         id=_text(item, "id") or "",
         created_at=_time(item, "created_at"),
@@ -286,7 +274,7 @@ def read_message(item: Json) -> Message:
 
 
 def read_line(item: Json) -> Line | None:
-    """A line of a list; None for one without a number."""
+    """A line; None without a number."""
     number = _text(item, "phone_number")
     reputation = item.get("reputation")
     status = _text(reputation, "status") if isinstance(reputation, dict) else None
@@ -294,7 +282,7 @@ def read_line(item: Json) -> Line | None:
 
 
 def _text(item: Json, name: str) -> str | None:
-    """A text of an answer, without what no database takes: NUL, and halves of characters."""
+    """A text field, without what databases refuse: NUL and lone surrogates."""
     value = item.get(name)
     if not isinstance(value, str):
         return None
@@ -306,17 +294,11 @@ def _time(item: Json, name: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value) if value else None
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None
-    except (ValueError, OverflowError):  # no time at all, or one that UTC has no year for
+    except (ValueError, OverflowError):  # not a timestamp, or outside the years of UTC
         return None
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a body, for a message."""
+    """The beginning of a body, quoted for an error message."""
     text = one_line(body[:200].decode("utf-8", "replace"), 80)
     return repr(text) if text else "nothing"
-
-
-def one_line(text: str, longest: int = 500) -> str:
-    """Foreign text made fit for a log and a table: one line, printable, not too long."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: longest * 2]).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"

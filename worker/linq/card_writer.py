@@ -1,7 +1,8 @@
-"""Creating and updating contact cards by Linq's rules: what is tried again, what is waited for, and what else to do.
+"""Creates and updates contact cards by Linq's rules: what is retried, what is waited for, and what to advise.
 
-Linq keeps one card a line. It creates one where none is active, in place of an inactive one, and updates only an active
-one. Both together are allowed three times a line in ten minutes. Unlike a share, writing a card twice does no harm.
+Linq keeps one card per line. Creating needs a line without an active card, and replaces an inactive one; updating needs
+an active card. Linq allows both together three times per line in ten minutes. Unlike a share, a card written twice does
+no harm.
 """
 
 import asyncio
@@ -12,30 +13,31 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from worker.account import Card
 from worker.clock import Clock, unless_stopped
 from worker.errors import UsageError
-from worker.linq.answers import Card, CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone, RateLimited
+from worker.linq.answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone, RateLimited
 from worker.linq.client import Linq
 from worker.linq.phone_numbers import e164
 
 PAUSES_SECONDS: Final = (2.0, 10.0)
-"""Before the second and the third try of what did not complete (2022); Linq would refuse a fourth one."""
+"""Pauses before the second and third try of a card that did not complete (2022); Linq would refuse a fourth."""
 
 WINDOW_SECONDS: Final = 600.0
-"""Linq allows three creations and updates a line in this time; how long to wait where it names no time."""
+"""Linq allows three creations and updates per line in this time; also the wait to advise if Linq names none."""
 
 ACTIVE_SECONDS: Final = 60.0
-"""How long a card may take to become active before the wait is given up."""
+"""How long to wait for a card to become active."""
 
 LOOK_SECONDS: Final = 2.0
-"""Between two looks at a card that is not active yet."""
+"""The pause between two looks at a card that is not active yet."""
 
 Verb = Literal["create", "update"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fields:
-    """What a card is to hold; None: not given."""
+    """The contents to write to a card; None leaves a field out."""
 
     phone_number: str
     first_name: str | None = None
@@ -45,11 +47,11 @@ class Fields:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """What came of it.
+    """The result of writing a card.
 
     Attributes:
-        card: the line's card as Linq has it now; None where there is none, or nobody knows.
-        problem: why it is not done, in one line; None where the card is active and holds what was asked for.
+        card: the line's card as Linq has it now; None if there is none, or it is not known.
+        problem: why the card was not written, in one line; None if it is active and holds what was asked for.
         advice: what to do about the problem.
     """
 
@@ -60,7 +62,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineCard:
-    """A line with its card, if it has one, and how many chats depend on it; None where nobody knows."""
+    """A line with its card, if it has one, and its number of chats; None if that is not known."""
 
     phone_number: str
     card: Card | None
@@ -70,7 +72,7 @@ class LineCard:
 def fields(
     phone_number: str, *, first_name: str | None = None, last_name: str | None = None, image_url: str | None = None
 ) -> Fields:
-    """What a command line asks for, checked before Linq is called.
+    """Check the contents for a card before anything is sent to Linq.
 
     Raises:
         UsageError: a value that Linq would refuse, or that no card should hold.
@@ -80,7 +82,7 @@ def fields(
         raise UsageError(msg)
     for name, text in (("first", first_name), ("last", last_name)):
         if text is not None and any(letter < " " or letter == "\x7f" for letter in text):
-            msg = f"the {name} name is {text!r}; it may not hold line breaks or other control characters"
+            msg = f"the {name} name is {text!r}; it must not hold line breaks or other control characters"
             raise UsageError(msg)
     if image_url is not None:
         _require_https(image_url)
@@ -93,73 +95,73 @@ def fields(
 
 
 def overview(cards: Collection[Card], chats_of: Mapping[str, int] | None) -> list[LineCard]:
-    """Each card, and each line that has chats but no card, in the order of the numbers."""
-    counted = chats_of or {}
-    found = {
+    """Every card, and every line that has chats but no card, in the order of the numbers."""
+    counts = chats_of or {}
+    lines = {
         card.phone_number: LineCard(
             phone_number=card.phone_number,
             card=card,
-            chats=None if chats_of is None else counted.get(card.phone_number, 0),
+            chats=None if chats_of is None else counts.get(card.phone_number, 0),
         )
         for card in cards
     }
-    for line, count in counted.items():
-        found.setdefault(line, LineCard(phone_number=line, card=None, chats=count))
-    return [found[line] for line in sorted(found)]
+    for line, count in counts.items():
+        lines.setdefault(line, LineCard(phone_number=line, card=None, chats=count))
+    return [lines[number] for number in sorted(lines)]
 
 
 def repair(line: LineCard) -> str:
-    """The command line that gives a line an active card: the one it has, where it has one."""
+    """The command that gives a line an active card, with the contents of its present card."""
     return command("create", _filled(Fields(phone_number=line.phone_number), line.card))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardWriter:
-    """Creates and updates cards, and waits until they are active; `say` is told what takes time, `stop` ends a wait."""
+    """Creates and updates cards, and waits until they are active. `say` gets progress messages; `stop` ends a wait."""
 
     linq: Linq
     clock: Clock
     stop: asyncio.Event
     say: Callable[[str], None]
 
-    async def create(self, wanted: Fields) -> Written:
+    async def create(self, target: Fields) -> Written:
         """Create a line's card, and wait until it is active."""
 
         async def write() -> Card:
             return await self.linq.create_card(
-                wanted.phone_number,
-                first_name=wanted.first_name or "",
-                last_name=wanted.last_name or None,
-                image_url=wanted.image_url,
+                target.phone_number,
+                first_name=target.first_name or "",
+                last_name=target.last_name or None,
+                image_url=target.image_url,
             )
 
-        return await self._write("create", wanted, write)
+        return await self._write("create", target, write)
 
-    async def update(self, wanted: Fields) -> Written:
-        """Change what is given of a line's active card, and wait until it is active again."""
+    async def update(self, target: Fields) -> Written:
+        """Change the given fields of a line's active card, and wait until it is active again."""
 
         async def write() -> Card:
             return await self.linq.update_card(
-                wanted.phone_number,
-                first_name=wanted.first_name,
-                last_name=wanted.last_name,
-                image_url=wanted.image_url,
+                target.phone_number,
+                first_name=target.first_name,
+                last_name=target.last_name,
+                image_url=target.image_url,
             )
 
-        return await self._write("update", wanted, write)
+        return await self._write("update", target, write)
 
-    async def _write(self, verb: Verb, wanted: Fields, write: Callable[[], Awaitable[Card]]) -> Written:
-        """Write a card, up to three times while Linq says that it did not complete, and wait until it is active."""
+    async def _write(self, verb: Verb, target: Fields, write: Callable[[], Awaitable[Card]]) -> Written:
+        """Write a card, in up to three tries while Linq says that it did not complete; wait until it is active."""
         tries = 0
         while True:
             try:
                 card = await write()
                 break
             except LinqError as error:
-                if error.code == ErrorCode.CARD_EXISTS and tries:  # an earlier try was done after all
-                    return await self._look_again(verb, wanted, error)
+                if error.code == ErrorCode.CARD_EXISTS and tries:  # an earlier try succeeded after all
+                    return await self._look_again(verb, target, error)
                 if error.code != ErrorCode.CARD_NOT_COMPLETED or tries == len(PAUSES_SECONDS):
-                    return await self._not_written(verb, wanted, error)
+                    return await self._not_written(verb, target, error)
                 failed = error
             pause = PAUSES_SECONDS[tries]
             tries += 1
@@ -167,7 +169,7 @@ class CardWriter:
             await unless_stopped(self.stop, self.clock.sleep(pause))
             if self.stop.is_set():
                 return Written(
-                    card=None, problem=f"it was ended before another try ({failed})", advice=command(verb, wanted)
+                    card=None, problem=f"it was ended before another try ({failed})", advice=command(verb, target)
                 )
         return await self._until_active(card)
 
@@ -193,60 +195,60 @@ class CardWriter:
             problem = f"Linq has the card, but it is not active after {ACTIVE_SECONDS:g} s ({why})"
         return Written(card=card, problem=problem, advice="look again with: share-worker cards list")
 
-    async def _not_written(self, verb: Verb, wanted: Fields, error: LinqError) -> Written:
-        """Why Linq did not write the card, and what to do, by what it has now."""
+    async def _not_written(self, verb: Verb, target: Fields, error: LinqError) -> Written:
+        """Why Linq did not write the card, and what to do, given the card it has now."""
         if isinstance(error, NeverSent):
             problem = f"Linq cannot be reached, and nothing was sent ({error})"
             return Written(card=None, problem=problem, advice="try again once it can be reached")
         if isinstance(error, RateLimited):
             problem = f"Linq takes three creations and updates a line in ten minutes ({error})"
-            return Written(card=None, problem=problem, advice=_try_again(error, command(verb, wanted)))
+            return Written(card=None, problem=problem, advice=_try_again(error, command(verb, target)))
         if isinstance(error, PerhapsDone):
-            return await self._look_again(verb, wanted, error)
+            return await self._look_again(verb, target, error)
         if isinstance(error, CardInactive):
-            card = await self._as_it_is(wanted)
+            card = await self._present_card(target)
             has = (
                 "has no active card"
                 if card is None
                 else "has a card that is not active, and Linq updates only an active one"
             )
             problem = f"the line {has} ({error})"
-            return Written(card=card, problem=problem, advice=_instead("create", _filled(wanted, card)))
+            return Written(card=card, problem=problem, advice=_instead("create", _filled(target, card)))
         if error.code == ErrorCode.CARD_EXISTS:
             problem = f"the line has an active card already ({error})"
-            return Written(card=await self._as_it_is(wanted), problem=problem, advice=_instead("update", wanted))
+            return Written(card=await self._present_card(target), problem=problem, advice=_instead("update", target))
         return Written(card=None, problem=f"Linq refused it ({error})")
 
-    async def _look_again(self, verb: Verb, wanted: Fields, error: LinqError) -> Written:
-        """Whether a card was written after all, where Linq's answer does not say so."""
-        card = await self._as_it_is(wanted)
-        if card is not None and card.is_active and _holds(card, wanted):
+    async def _look_again(self, verb: Verb, target: Fields, error: LinqError) -> Written:
+        """Look whether the card was written, if Linq's answer does not say."""
+        card = await self._present_card(target)
+        if card is not None and card.is_active and _holds(card, target):
             return Written(card=card)
         if error.code == ErrorCode.CARD_EXISTS:
             problem = f"the line has an active card, but not known to be as asked for ({error})"
-            return Written(card=card, problem=problem, advice=_instead("update", wanted))
+            return Written(card=card, problem=problem, advice=_instead("update", target))
         limited = error.code in {ErrorCode.UPSTREAM_LIMITED, ErrorCode.CARD_NOT_COMPLETED}
         problem = f"Linq did not complete it ({error})" if limited else f"no answer says whether it was done ({error})"
         if card is not None and not card.is_active:
             verb = "create"
             problem += "; the card is not active now, so the line's chats are not shared with"
-        again = command(verb, _filled(wanted, card) if verb == "create" else wanted)
+        again = command(verb, _filled(target, card) if verb == "create" else target)
         advice = _try_again(error, again) if limited else f"see 'share-worker cards list', then perhaps: {again}"
         return Written(card=card, problem=problem, advice=advice)
 
-    async def _as_it_is(self, wanted: Fields) -> Card | None:
-        """The line's card now; None also where Linq does not tell."""
+    async def _present_card(self, target: Fields) -> Card | None:
+        """The line's card now; None if there is none, or Linq does not answer."""
         try:
-            return await unless_stopped(self.stop, self.linq.find_card(wanted.phone_number))
+            return await unless_stopped(self.stop, self.linq.find_card(target.phone_number))
         except LinqError:
             return None
 
 
-def command(verb: Verb, wanted: Fields) -> str:
-    """The command line that asks for a card."""
-    words = ["share-worker", "cards", verb, wanted.phone_number]
-    given = {"--first-name": wanted.first_name, "--last-name": wanted.last_name, "--image-url": wanted.image_url}
-    if verb == "create" and not wanted.first_name:
+def command(verb: Verb, target: Fields) -> str:
+    """The command that writes a card with these contents."""
+    words = ["share-worker", "cards", verb, target.phone_number]
+    given = {"--first-name": target.first_name, "--last-name": target.last_name, "--image-url": target.image_url}
+    if verb == "create" and not target.first_name:
         given["--first-name"] = "NAME"
     for option, value in given.items():
         if value or (value is not None and verb == "update"):
@@ -254,26 +256,26 @@ def command(verb: Verb, wanted: Fields) -> str:
     return shlex.join(words)
 
 
-def _holds(card: Card, wanted: Fields) -> bool:
-    """Whether a card shows what was asked for; of an image nobody can tell, for Linq keeps its own copy."""
-    pairs = ((wanted.first_name, card.first_name), (wanted.last_name, card.last_name))
-    return wanted.image_url is None and all(asked is None or asked == (has or "") for asked, has in pairs)
+def _holds(card: Card, target: Fields) -> bool:
+    """True if a card holds the names asked for. False with an image: Linq keeps its own copy, so URLs differ."""
+    pairs = ((target.first_name, card.first_name), (target.last_name, card.last_name))
+    return target.image_url is None and all(asked is None or asked == (present or "") for asked, present in pairs)
 
 
-def _filled(wanted: Fields, card: Card | None) -> Fields:
-    """What was asked for, and for the rest what the card holds."""
+def _filled(target: Fields, card: Card | None) -> Fields:
+    """The contents asked for, completed from the present card."""
     if card is None:
-        return wanted
+        return target
     return replace(
-        wanted,
-        first_name=wanted.first_name or card.first_name,
-        last_name=card.last_name if wanted.last_name is None else wanted.last_name,
-        image_url=wanted.image_url or card.image_url,
+        target,
+        first_name=target.first_name or card.first_name,
+        last_name=card.last_name if target.last_name is None else target.last_name,
+        image_url=target.image_url or card.image_url,
     )
 
 
-def _instead(verb: Verb, wanted: Fields) -> str:
-    return f"{verb} it instead: {command(verb, wanted)}"
+def _instead(verb: Verb, target: Fields) -> str:
+    return f"{verb} it instead: {command(verb, target)}"
 
 
 def _try_again(error: LinqError, again: str) -> str:
@@ -289,5 +291,5 @@ def _require_https(url: str) -> None:
     except ValueError:
         fit = False
     if not fit or not url.isascii() or not url.isprintable() or " " in url:
-        msg = f"the image URL is {url!r}, but may be an https:// URL with a host, such as https://example.com/logo.png"
+        msg = f"the image URL is {url!r}, but must be an https:// URL with a host, such as https://example.com/logo.png"
         raise UsageError(msg)

@@ -1,8 +1,8 @@
-"""A client of Linq's Partner API, as far as the worker needs it; nothing about databases, days or who is due.
+"""A client for the part of Linq's Partner API that the worker needs; knows no database and no schedule.
 
-`share` sends its request once: no layer below repeats it or follows a redirect, and whatever fails is `PerhapsDone`,
-unless it is one of the few errors that can only come before a byte of the request has left. Reads are repeated. What
-answers mean is in `worker.linq.answers`.
+`share` sends its request once: no layer retries it or follows a redirect. A failure is `NeverSent` only if it came
+before the first byte of the request left; every other failure is `PerhapsDone`. Reads are retried. What answers mean is
+in `worker.linq.answers`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import random
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 from copy import copy
 from types import TracebackType
 from typing import Final, Self, cast
@@ -20,21 +20,19 @@ from urllib.parse import quote
 import httpx
 
 from worker import __version__
+from worker.account import Card, Line
 from worker.clock import Clock, SystemClock
 from worker.errors import UsageError
 from worker.linq.answers import (
-    Card,
+    LONGEST_MESSAGE,
     CardInactive,
     Chat,
     Json,
-    Line,
-    LinqError,
     Message,
     NeverSent,
     PerhapsDone,
     RateLimited,
     excerpt,
-    one_line,
     read_card,
     read_chat,
     read_json,
@@ -44,33 +42,34 @@ from worker.linq.answers import (
     refusal,
 )
 from worker.linq.connection import Connection
+from worker.proxy import Proxy
+from worker.text import one_line
 
-BASE_URL: Final = "https://api.linqapp.com/api/partner"
 REQUEST_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 10.0
 KEEPALIVE_SECONDS: Final = 4.0
-"""Idle connections are given up before common servers close them (5 s and more): a closing one may swallow a call."""
+"""Idle connections are closed before common servers close them (5 s or more): they might lose a request meanwhile."""
 READ_TRIES: Final = 4
 READ_BACKOFF_SECONDS: Final = 0.5
 READ_PATIENCE_SECONDS: Final = 60.0
-"""The longest Retry-After that a read waits for by itself."""
+"""The longest Retry-After for which a read waits and tries again."""
 PAGE_SIZE: Final = 100
 LARGEST_ANSWER: Final = 32 * 1024 * 1024
 LARGEST_ERROR: Final = 64 * 1024
 
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
-"""What `worker.linq.connection` raises before the request could leave, and never after (proved over
-sockets). Another transport may use these classes otherwise; one that does must not be put in its place."""
+"""What `Connection.open` raises, and `Connection.send` never does (proved over sockets, directly and through a proxy).
+Other transports for httpx use these classes differently, and must not be used in its place."""
 
 Veto = Callable[[], str | None]
-"""A reason not to send a request after all, or None."""
+"""Asked when the connection stands: a reason not to send the request after all, or None."""
 
 
 class Linq:
     """A client for one account; open it with `async with`.
 
-    Calls go over up to `connections` connections, each of which serves one call at a time. Each call ends within
-    `timeout` seconds, connecting included, however slowly it trickles.
+    Requests go over up to `connections` connections, each of which serves one request at a time, through `proxy` if
+    there is one. Each request ends within `timeout` seconds, connecting included, however slowly the answer trickles.
 
     Raises:
         UsageError: `SSL_CERT_FILE` names no file of certificates.
@@ -80,12 +79,14 @@ class Linq:
         self,
         api_key: str,
         *,
-        base_url: str = BASE_URL,
+        base_url: str,
         timeout: float = REQUEST_SECONDS,
         connections: int = 20,
         clock: Clock | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
-        self._url = httpx.URL(base_url.rstrip("/"))  # taken apart once: that costs a tenth of a call
+        self.proxy = proxy
+        self._url = httpx.URL(base_url.rstrip("/"))  # parsed once: that costs a tenth of a request
         self._base_path = self._url.raw_path.rstrip(b"/")
         self._timeout = timeout
         self._clock = clock or SystemClock()
@@ -98,14 +99,13 @@ class Linq:
                 "User-Agent": f"linq-share-worker/{__version__}",
             }
         )
-        # Copied for each request without a body, as a share is: to make one anew costs an eighth of a call.
+        # Copied for each request without a body, such as a share: building one costs an eighth of a request.
         self._bodiless = {name: httpx.Request(name, self._url, headers=self._headers) for name in ("GET", "POST")}
-        connect = min(CONNECT_SECONDS, timeout / 3)  # name, connection and TLS together stay within the deadline
-        self._extensions = {"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": timeout}}
+        self._connect_seconds = min(CONNECT_SECONDS, timeout / 3)  # name, connection, tunnel and TLS together
         self._tls = _trusted() if self._url.scheme == "https" else None
-        self._free = asyncio.Semaphore(connections)
+        self._slots = asyncio.Semaphore(connections)
         self._idle: list[Connection] = []
-        self._opened = AsyncExitStack()
+        self._opened: list[Connection] = []
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -119,13 +119,14 @@ class Linq:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the connections."""
-        await self._opened.aclose()
+        for connection in self._opened:
+            await connection.aclose()
 
     async def share(self, chat_id: str, *, veto: Veto | None = None) -> int:
-        """Call share for a chat, once; return the status of Linq's 2xx.
+        """Share in a chat, once; return the status of Linq's 2xx.
 
-        At most once per call of this function: `NeverSent` alone means that it did not happen. `veto` has the last
-        word, when the connection is there and not a byte has left.
+        Sends at most one request. Only `NeverSent` means that none was sent; `veto` is asked last, when the connection
+        stands and not a byte has left.
 
         Raises:
             LinqError: any of the six.
@@ -135,10 +136,10 @@ class Linq:
         return status
 
     async def list_cards(self) -> list[Card]:
-        """Every contact card of the account, in one call. Where Linq does not say that a card is active, it is not.
+        """Every contact card of the account, in one request. A card is not active unless Linq says so.
 
         Raises:
-            LinqError: any of the six, after repeated tries where those can help.
+            LinqError: any of the six, after retries where those can help.
         """
         try:
             answer = await self._read("/v3/contact_card")
@@ -147,17 +148,17 @@ class Linq:
         return [card for item in read_list(answer, "contact_cards") if (card := read_card(item)) is not None]
 
     async def find_card(self, phone_number: str) -> Card | None:
-        """A line's contact card, active or not; None where Linq has none.
+        """A line's contact card, active or not; None without one.
 
         Raises:
-            LinqError: any of the six, after repeated tries where those can help.
+            LinqError: any of the six, after retries where those can help.
         """
         try:
             answer = await self._read(f"/v3/contact_card?phone_number={quote(phone_number, safe='')}")
         except CardInactive:
             return None
-        told = [read_card(item) for item in read_list(answer, "contact_cards")]
-        return next((card for card in told if card is not None and card.phone_number == phone_number), None)
+        cards = [read_card(item) for item in read_list(answer, "contact_cards")]
+        return next((card for card in cards if card is not None and card.phone_number == phone_number), None)
 
     async def create_card(
         self,
@@ -174,14 +175,13 @@ class Linq:
             PerhapsDone: 500/2022 or 503/4004, it did not complete; call again later.
             LinqError: any other of the six.
         """
-        wanted = {
+        fields = {
             "phone_number": phone_number,
             "first_name": first_name,
             "last_name": last_name,
             "image_url": image_url,
         }
-        body = {name: value for name, value in wanted.items() if value is not None}
-        return _told_card(await self._call("POST", "/v3/contact_card", body=body))
+        return _written_card(await self._request_json("POST", "/v3/contact_card", body=_without_none(fields)))
 
     async def update_card(
         self,
@@ -191,25 +191,24 @@ class Linq:
         last_name: str | None = None,
         image_url: str | None = None,
     ) -> Card:
-        """Change a line's active card; what is None stays as it is. After a 503 the card is left not active.
+        """Change a line's active card; None leaves a field as it is. After a 503 the card is not active.
 
         Raises:
             CardInactive: 404/2012, there is no active one.
             LinqError: any other of the six, as for `create_card`.
         """
-        wanted = {"first_name": first_name, "last_name": last_name, "image_url": image_url}
-        body = {name: value for name, value in wanted.items() if value is not None}
+        fields = {"first_name": first_name, "last_name": last_name, "image_url": image_url}
         path = f"/v3/contact_card?phone_number={quote(phone_number, safe='')}"
-        return _told_card(await self._call("PATCH", path, body=body))
+        return _written_card(await self._request_json("PATCH", path, body=_without_none(fields)))
 
     async def chats(self, line: str | None = None) -> AsyncIterator[Chat]:
         """The chats of a line, or of every line, a page at a time.
 
         Raises:
-            LinqError: any of the six, after repeated tries where those can help.
+            LinqError: any of the six, after retries where those can help.
         """
-        narrowed = f"&from={quote(line, safe='')}" if line else ""
-        async for item in self._pages(f"/v3/chats?limit={PAGE_SIZE}{narrowed}", "chats"):
+        of_line = f"&from={quote(line, safe='')}" if line else ""
+        async for item in self._pages(f"/v3/chats?limit={PAGE_SIZE}{of_line}", "chats"):
             if (chat := read_chat(item)) is not None:
                 yield chat
 
@@ -217,7 +216,7 @@ class Linq:
         """The messages of a chat, a page at a time, in Linq's order.
 
         Raises:
-            LinqError: any of the six, after repeated tries where those can help.
+            LinqError: any of the six, after retries where those can help.
         """
         path = f"/v3/chats/{_path_part(chat_id)}/messages?limit={PAGE_SIZE}"
         async for item in self._pages(path, "messages"):
@@ -227,7 +226,7 @@ class Linq:
         """The account's lines.
 
         Raises:
-            LinqError: any of the six, after repeated tries where those can help.
+            LinqError: any of the six, after retries where those can help.
         """
         answer = await self._read("/v3/phone_numbers")
         return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]
@@ -239,8 +238,8 @@ class Linq:
             answer = await self._read(path + (f"&cursor={quote(cursor, safe='')}" if cursor else ""))
             for item in read_list(answer, name):
                 yield item
-            told = answer.get("next_cursor")
-            cursor = told if isinstance(told, str) else None
+            following = answer.get("next_cursor")
+            cursor = following if isinstance(following, str) else None
             if not cursor:
                 return
             if cursor in seen:
@@ -249,12 +248,12 @@ class Linq:
             seen.add(cursor)
 
     async def _read(self, path: str) -> Json:
-        """GET, tried again where that does no harm and may help: backoff with jitter, or what `Retry-After` says."""
+        """GET, with retries where they can help: after a backoff with jitter, or after what `Retry-After` says."""
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._call("GET", path)
+                return await self._request_json("GET", path)
             except (NeverSent, PerhapsDone, RateLimited) as error:
                 pause = error.retry_after
                 if pause is None:
@@ -263,60 +262,100 @@ class Linq:
                     raise
             await self._clock.sleep(pause)
 
-    async def _call(self, method: str, path: str, *, body: Json | None = None) -> Json:
-        """One request whose answer matters: the JSON object that came."""
+    async def _request_json(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        """Send one request; return the JSON object in the answer."""
         status, answer = await self._exchange(method, path, body=body)
-        told = read_json(answer)
-        if not isinstance(told, dict):
+        document = read_json(answer)
+        if not isinstance(document, dict):
             msg = f"Linq's answer to {method} {path.partition('?')[0]} is not a JSON object but {excerpt(answer)}"
             raise PerhapsDone(msg, status=status)
-        return told
+        return document
 
     async def _exchange(
         self, method: str, path: str, *, body: Json | None = None, veto: Veto | None = None
     ) -> tuple[int, bytes]:
         """Send one request, once; return the status and the body of a 2xx, and raise what anything else means.
 
-        A body that is cut short, or too large, does not unsay the status before it.
+        1. Connect. Not a byte of the request has left: a failure is `NeverSent`, and so is a veto.
+        2. Send the request, and wait for the head of the answer. From here on a failure is `PerhapsDone`.
+        3. Read the body. A body that is cut short, or too large, does not change what the status says.
         """
-        request = self._request(method, path, body, veto)
-        response: httpx.Response | None = None
-        received = bytearray()
-        complete = False
-        async with self._free:
-            connection = await self._take_connection()
-            try:
-                async with asyncio.timeout(self._timeout):
-                    response = await connection.handle_async_request(request)
-                    limit = LARGEST_ANSWER if method == "GET" else LARGEST_ERROR
-                    async for part in _body(response):
-                        received += part
-                        if len(received) > limit:
-                            break
-                    else:
-                        complete = True
-            except NeverSent:
-                raise
-            except Exception as error:  # what is not known to be 'never sent' is 'perhaps done'
-                if response is None:
-                    raise self._no_answer(error) from error
-            finally:
-                if response is not None:
-                    await response.aclose()
-                self._idle.append(connection)
-        status, answer = response.status_code, bytes(received).replace(self._key.encode(), b"***")
+        request = self._request(method, path, body)
+        async with self._borrowed_connection() as connection:
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            await self._connect(connection, deadline)
+            if veto is not None and (reason := veto()) is not None:
+                raise NeverSent(reason)
+            response = await self._send(connection, request, deadline)
+            answer, is_complete = await self._read_body(response, deadline, limit=_limit(method))
+        status, answer = response.status_code, answer.replace(self._key.encode(), b"***")
         if 200 <= status < 300:
-            if method == "GET" and not complete:
+            if method == "GET" and not is_complete:
                 raise PerhapsDone("Linq's answer broke off", status=status)
             return status, answer
         headers = {name: self._without_key(value) for name, value in response.headers.items()}
         raise refusal(status, headers, self._without_key(response.reason_phrase), answer, self._clock.now())
 
-    def _request(self, method: str, path: str, body: Json | None, veto: Veto | None) -> httpx.Request:
+    @asynccontextmanager
+    async def _borrowed_connection(self) -> AsyncIterator[Connection]:
+        """An idle connection, or a new one, for one request at a time."""
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else self._new_connection()
+            try:
+                yield connection
+            finally:
+                self._idle.append(connection)
+
+    def _new_connection(self) -> Connection:
+        connection = Connection(self._tls, idle_seconds=KEEPALIVE_SECONDS, proxy=self.proxy)
+        self._opened.append(connection)
+        return connection
+
+    async def _connect(self, connection: Connection, deadline: float) -> None:
+        """Have a connection to the server; the request stays here.
+
+        Raises:
+            NeverSent: there is none.
+            PerhapsDone: an error that is not one of `NEVER_SENT`: in doubt, a request counts as sent.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                await connection.open(self._url, self._connect_seconds)
+        except NEVER_SENT as error:
+            raise NeverSent(self._described(error)) from error
+        except Exception as error:
+            raise PerhapsDone(self._described(error)) from error
+
+    async def _send(self, connection: Connection, request: httpx.Request, deadline: float) -> httpx.Response:
+        """Send the request, once; return the answer, of which the head has come.
+
+        Raises:
+            PerhapsDone: no answer came, whatever the reason.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await connection.send(request)
+        except Exception as error:
+            raise PerhapsDone(self._described(error)) from error
+
+    async def _read_body(self, response: httpx.Response, deadline: float, *, limit: int) -> tuple[bytes, bool]:
+        """As much of the body as comes in time and is allowed, and whether that is all of it."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout_at(deadline):
+                async for part in _body_parts(response):
+                    body += part
+                    if len(body) > limit:
+                        return bytes(body), False
+        except Exception:  # noqa: BLE001 -- the status has come, and stands whatever becomes of the body
+            return bytes(body), False
+        finally:
+            await response.aclose()
+        return bytes(body), True
+
+    def _request(self, method: str, path: str, body: Json | None) -> httpx.Request:
         """A request as the connection takes it: the path, ready for the wire, is its extension `target`."""
-        extensions: dict[str, object] = self._extensions | {"target": self._base_path + path.encode("ascii")}
-        if veto is not None:
-            extensions["before_send"] = _asking(veto)
+        extensions: dict[str, object] = {"target": self._base_path + path.encode("ascii")}
         if body is None:
             request = copy(self._bodiless[method])
             request.extensions = extensions
@@ -327,26 +366,20 @@ class Linq:
             method, self._url, headers=headers, content=json.dumps(body).encode(), extensions=extensions
         )
 
-    def _no_answer(self, error: Exception) -> LinqError:
+    def _described(self, error: Exception) -> str:
+        """An error of the connection in one line: `ConnectError: Connection refused`."""
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout:g} s"
         name, text = type(error).__name__, self._without_key(str(error))
-        said = one_line(f"{name}: {text}" if text else name)
-        if isinstance(error, NEVER_SENT):
-            return NeverSent(said)
-        return PerhapsDone(f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else said)
+        return one_line(f"{name}: {text}" if text else name, LONGEST_MESSAGE)
 
     def _without_key(self, text: str) -> str:
-        """A text from outside, in case that the server repeats the key in it."""
+        """Foreign text, in case the server repeats the key in it."""
         return text.replace(self._key, "***")
-
-    async def _take_connection(self) -> Connection:
-        """An idle connection, or a new one."""
-        if self._idle:
-            return self._idle.pop()
-        return await self._opened.enter_async_context(Connection(self._tls, idle_seconds=KEEPALIVE_SECONDS))
 
 
 def _trusted() -> ssl.SSLContext:
-    """Whom to believe that they are Linq: the usual authorities, or those that OpenSSL's variables name.
+    """The certificate authorities to trust: certifi's, or those that OpenSSL's variables name.
 
     Raises:
         UsageError: `SSL_CERT_FILE` names no file of certificates.
@@ -361,24 +394,23 @@ def _trusted() -> ssl.SSLContext:
         raise UsageError(msg) from error
 
 
-def _asking(veto: Veto) -> Callable[[], None]:
-    """For the connection, which calls it before the first byte leaves."""
-
-    def ask() -> None:
-        if (reason := veto()) is not None:
-            raise NeverSent(reason)
-
-    return ask
+def _limit(method: str) -> int:
+    """The largest body that is read, in bytes: of other requests than reads only errors matter."""
+    return LARGEST_ANSWER if method == "GET" else LARGEST_ERROR
 
 
-def _body(response: httpx.Response) -> AsyncIterable[bytes]:
-    """The body as it comes; decoded where the server encoded it, though it was asked not to."""
+def _body_parts(response: httpx.Response) -> AsyncIterable[bytes]:
+    """The body as it comes; decoded if the server encoded it, though asked not to."""
     if "Content-Encoding" in response.headers:
         return response.aiter_bytes()
     return cast("httpx.AsyncByteStream", response.stream)  # our own connection's
 
 
-def _told_card(answer: Json) -> Card:
+def _without_none(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _written_card(answer: Json) -> Card:
     card = read_card(answer)
     if card is None:
         raise PerhapsDone("Linq's answer holds no card", status=200)
@@ -386,5 +418,5 @@ def _told_card(answer: Json) -> Card:
 
 
 def _path_part(text: str) -> str:
-    """A text as one part of a path; also '.' and '..', which a URL would otherwise take for directions."""
+    """A text as one segment of a path; '.' and '..' too, which URLs would otherwise resolve."""
     return "%2E" * len(text) if text in {".", ".."} else quote(text, safe="")

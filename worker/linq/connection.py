@@ -1,9 +1,9 @@
-"""One connection to a server, kept alive: a transport for httpx, on asyncio and llhttp (Node's parser, by httptools).
+"""One connection to a server, kept alive: for httpx's requests, on asyncio and llhttp (Node's parser, by httptools).
 
-httpx's own transport does the same at six times the CPU, and cannot say whether a server spoke out of turn. The
-errors are httpx's, with the meaning that it gives them: `UnsupportedProtocol`, `ConnectError` and `ConnectTimeout` come
-before there is a connection, and no other error does. So no byte of the request can have left where they are raised.
-Nothing is repeated: a request is written once, in one piece, or not at all.
+httpx's own transport needs six times the CPU, and cannot say whether a server sent data without being asked. The
+errors are httpx's, with httpx's meaning: `open` raises `UnsupportedProtocol`, `ConnectError` and `ConnectTimeout`, and
+`send` raises others. So no byte of a request can have left where one of the three is raised. Nothing is repeated: a
+request is written once, in one piece, or not at all.
 """
 
 import asyncio
@@ -17,48 +17,63 @@ from typing import Final, cast
 import httptools
 import httpx
 
+from worker.linq.tunnel import connect_through
+from worker.proxy import Proxy
+
 LARGEST_HEAD: Final = 100 * 1024
 READ_AHEAD: Final = 256 * 1024
-"""Bytes taken from the socket before they are asked for."""
+"""Bytes that are read from the socket before the caller asks for them."""
 
 
-class Connection(httpx.AsyncBaseTransport):
-    """A transport that keeps one connection and serves one request at a time; opened when it is first needed.
+class Connection:
+    """Keeps one connection to a server and serves one request at a time.
 
-    A connection is used again within `idle_seconds`, if the last answer ended in good order and nothing came since.
-    With `tls` it speaks https and nothing else, without it http.
+    A connection is used again within `idle_seconds` if the last answer ended in good order and nothing came since.
+    With `tls` it speaks https only, without it http only. Through a `proxy` it speaks inside a tunnel.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, *, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None,
+        *,
+        idle_seconds: float,
+        proxy: Proxy | None = None,
+    ) -> None:
         self._tls = tls
         self._idle_seconds = idle_seconds
+        self._proxy = proxy
         self._wire: _Wire | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request, once; return the answer as soon as its head is there.
-
-        The request's extension `before_send` is called when the connection is there and not a byte has left: the
-        request is not sent if it raises.
+    async def open(self, url: httpx.URL, seconds: float) -> None:
+        """Connect to the server of a URL, unless the last connection can be used again. No request leaves.
 
         Raises:
             httpx.UnsupportedProtocol: the URL is not http, or not https where there is TLS.
-            httpx.ConnectError: there is no such host, nobody listens, or TLS was not agreed.
-            httpx.ConnectTimeout: no connection in time.
+            httpx.ConnectError: name not resolved, connection refused, no tunnel through the proxy, or no TLS.
+            httpx.ConnectTimeout: no connection within `seconds`.
+        """
+        if self._wire is not None and self._wire.is_fit(self._idle_seconds):
+            return
+        await self.aclose()
+        self._wire = await self._connect(url, seconds)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request over the open connection, once; return the answer as soon as its head is there.
+
+        Raises:
             httpx.ReadError: the connection broke; the request may have arrived.
             httpx.RemoteProtocolError: the connection was closed, or what came is not HTTP; the same.
-            httpx.LocalProtocolError: the request's target or a header would garble it; nothing was written.
+            httpx.LocalProtocolError: the connection is not open, or the request's target or a header would garble the
+                request; nothing was written.
         """
-        body = await request.aread()
-        if self._wire is None or not self._wire.is_fit(self._idle_seconds):
-            await self.aclose()
-            self._wire = await _connect(request, self._tls)
         wire = self._wire
-        if (before_send := request.extensions.get("before_send")) is not None:
-            before_send()
+        if wire is None:
+            msg = "the connection is not open"
+            raise httpx.LocalProtocolError(msg)
         try:
-            wire.send(request, body)
+            wire.send(request)
             await wire.head()
-        except BaseException:  # a cancelled call too: what comes later must not pass for the next one's answer
+        except BaseException:  # also for a cancelled request: a late answer must not pass for the next one's
             wire.abort()
             raise
         return httpx.Response(
@@ -71,11 +86,32 @@ class Connection(httpx.AsyncBaseTransport):
             self._wire.abort()
             await self._wire.closed.wait()
 
+    async def _connect(self, url: httpx.URL, seconds: float) -> "_Wire":
+        if url.scheme != ("https" if self._tls else "http") or not url.host:
+            msg = f"Request URL has an unsupported protocol '{url.scheme}://'."
+            raise httpx.UnsupportedProtocol(msg)
+        host, port = url.raw_host.decode("ascii"), url.port or (443 if self._tls else 80)
+        wire = _Wire()
+        try:
+            async with asyncio.timeout(seconds):
+                if self._proxy is None:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: wire, host, port, ssl=self._tls, happy_eyeballs_delay=0.25
+                    )
+                else:
+                    await connect_through(self._proxy, host, port, wire, tls=self._tls)
+        except TimeoutError as error:
+            through = f"through the proxy {self._proxy}" if self._proxy else ""
+            raise httpx.ConnectTimeout(str(error) or through) from error
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from error
+        return wire
+
 
 class _Wire(asyncio.Protocol):
-    """An open connection, and the answer that is awaited on it: what has come of it, as the parser tells.
+    """An open connection, and as much as has come of the answer to the last request.
 
-    The parser calls the methods that begin with `on_`.
+    asyncio calls `connection_made` and the like; the parser calls the methods that begin with `on_`.
     """
 
     def __init__(self) -> None:
@@ -84,9 +120,9 @@ class _Wire(asyncio.Protocol):
         self._poll: select.poll
         self._parser = httptools.HttpResponseParser(self)
         self._awaits = False
-        """A request was written, and its answer is not over."""
+        """A request was written, and its answer is not complete."""
         self._usable = True
-        """Another request may follow: nothing came but answers, whole, to what was asked."""
+        """Another request may follow: all that came were complete answers to requests."""
         self._ended = False
         self._error: httpx.TransportError | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -95,7 +131,7 @@ class _Wire(asyncio.Protocol):
         self._expect()
 
     def _expect(self) -> None:
-        """Forget the last answer."""
+        """Make ready for the next answer."""
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -105,7 +141,7 @@ class _Wire(asyncio.Protocol):
         self._unread = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # create_connection makes no other kind
+        self._transport = cast("asyncio.Transport", transport)  # asyncio makes no other kind for a stream
         peer: socket.socket = transport.get_extra_info("socket")
         self._poll = select.poll()
         self._poll.register(peer, select.POLLIN)
@@ -130,7 +166,7 @@ class _Wire(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._is_whole:
-            self._usable = False  # nobody asked for this one
+            self._usable = False  # an answer without a request
         else:
             self._expect()
 
@@ -150,7 +186,7 @@ class _Wire(asyncio.Protocol):
         coding = names.get(b"transfer-encoding", b"chunked")
         if self._parser.get_http_version() not in {"1.0", "1.1"} or self.status < 100 or coding.lower() != b"chunked":
             self._fail(f"no answer in HTTP/1.1: {self.status}")
-        elif self.status == 101 or self.status >= 200:  # before it, others may announce it
+        elif self.status == 101 or self.status >= 200:  # other 1xx come before the answer
             self._has_head = True
 
     def on_body(self, data: bytes) -> None:
@@ -167,7 +203,7 @@ class _Wire(asyncio.Protocol):
         self._ended = True
         names = {name.lower() for name, _ in self.headers}
         if self._has_head and not names & {b"content-length", b"transfer-encoding"}:
-            self._is_whole = True  # such an answer goes on until the connection ends
+            self._is_whole = True  # such a body ends with the connection
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,7 +223,7 @@ class _Wire(asyncio.Protocol):
             self._reader.set_result(None)
 
     async def _more(self) -> None:
-        """Return when more has come.
+        """Wait for more data.
 
         Raises:
             httpx.TransportError: no more will come.
@@ -201,7 +237,7 @@ class _Wire(asyncio.Protocol):
         await self._reader
 
     def is_fit(self, idle_seconds: float) -> bool:
-        """Whether another request may be sent: the last answer is over, and nothing came after it, not even an end."""
+        """True if another request may be sent: the last answer is complete, and nothing came after it, not even EOF."""
         return (
             self._usable
             and not self._awaits
@@ -211,16 +247,16 @@ class _Wire(asyncio.Protocol):
         )
 
     def _has_news(self) -> bool:
-        """Whether the socket holds bytes, or an end, that the event loop has not come to yet."""
+        """True if the socket holds bytes, or EOF, that the event loop has not read yet."""
         with contextlib.suppress(OSError):
             return bool(self._poll.poll(0))
         return True
 
-    def send(self, request: httpx.Request, body: bytes) -> None:
-        """Write the request, in one piece.
+    def send(self, request: httpx.Request) -> None:
+        """Write a request, in one piece.
 
         Raises:
-            httpx.LocalProtocolError: its head would be none; nothing was written.
+            httpx.LocalProtocolError: its target or a header would garble it; nothing was written.
         """
         target = request.extensions.get("target") or request.url.raw_path
         lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), target)]
@@ -231,15 +267,15 @@ class _Wire(asyncio.Protocol):
             raise httpx.LocalProtocolError(msg)
         self._awaits = True
         self._expect()
-        self._transport.write(b"%b\r\n\r\n%b" % (head, body))
+        self._transport.write(b"%b\r\n\r\n%b" % (head, request.content))
 
     async def head(self) -> None:
-        """Return when the head of the answer is there: `status`, `reason` and `headers`."""
+        """Wait until the head of the answer is there: `status`, `reason` and `headers`."""
         while not self._has_head:
             await self._more()
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body of the answer, as it comes; after it the connection is free again, or of no more use."""
+        """The body of the answer, as it comes. After it the connection is idle again, or closed."""
         while True:
             if self._parts:
                 data = b"".join(self._parts)
@@ -257,7 +293,7 @@ class _Wire(asyncio.Protocol):
         self._free_since = self._loop.time()
 
     def leave(self) -> None:
-        """Give up the rest of an answer, and the connection with it, unless the answer is over."""
+        """Close the connection if the answer is not complete: the rest of it is not wanted."""
         if self._awaits:
             self.abort()
 
@@ -278,25 +314,3 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._wire.leave()
-
-
-async def _connect(request: httpx.Request, tls: ssl.SSLContext | None) -> _Wire:
-    url = request.url
-    if url.scheme != ("https" if tls else "http") or not url.host:
-        msg = f"Request URL has an unsupported protocol '{url.scheme}://'."
-        raise httpx.UnsupportedProtocol(msg)
-    connecting = asyncio.get_running_loop().create_connection(
-        _Wire,
-        url.raw_host.decode("ascii"),
-        url.port or (443 if tls else 80),
-        ssl=tls,
-        happy_eyeballs_delay=0.25,
-    )
-    try:
-        async with asyncio.timeout(request.extensions["timeout"]["connect"]):
-            _, wire = await connecting
-    except TimeoutError as error:
-        raise httpx.ConnectTimeout(str(error)) from error
-    except OSError as error:
-        raise httpx.ConnectError(str(error)) from error
-    return wire

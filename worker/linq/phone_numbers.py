@@ -1,4 +1,4 @@
-"""Phone numbers as people type them, made into E.164; the numbering plans are the library's."""
+"""The one judge of phone numbers: turns what people type into E.164. The library knows the numbering plans."""
 
 import re
 from typing import Final
@@ -9,7 +9,7 @@ from phonenumbers import NumberParseException, ValidationResult
 from worker.errors import UsageError
 
 SEPARATORS: Final = re.compile(r"[\s().\-/\u2010-\u2015]+")
-"""What people put between the digits; a letter is no digit, though a telephone's keys have some."""
+"""What people type between the digits."""
 
 WRONG: Final = {
     ValidationResult.INVALID_COUNTRY_CODE: "no country has its code",
@@ -21,18 +21,18 @@ WRONG: Final = {
 
 
 def e164(text: str) -> str:
-    """The number that a text means, in E.164: `+1 (415) 555-0100` is `+14155550100`.
+    """Return a typed phone number in E.164: `+1 (415) 555-0100` becomes `+14155550100`.
 
-    Whether it is in use is Linq's to say; numbering plans change faster than libraries.
+    Only checks that the number is possible, not that it is assigned: numbering plans change faster than libraries.
 
     Raises:
-        UsageError: it is no phone number, or lacks its country code.
+        UsageError: it is not a phone number, or has no country code.
     """
     digits = SEPARATORS.sub("", text)
     if re.fullmatch(r"[0-9]+", digits):
         raise UsageError(f"{text!r} has no country code; {_with_country_code(digits)}")
     if not re.fullmatch(r"\+[0-9]+", digits):
-        msg = f"{text!r} is no phone number; write one as + and digits, such as +14155550100"
+        msg = f"{text!r} is not a phone number; write it as + and digits, such as +14155550100"
         raise UsageError(msg)
     try:
         number = phonenumbers.parse(digits)
@@ -49,7 +49,7 @@ def e164(text: str) -> str:
 
 
 def _with_country_code(digits: str) -> str:
-    """What to do about a number without its `+`: perhaps that is all it lacks."""
+    """Advice for a number without country code; perhaps only the `+` is missing."""
     try:
         if phonenumbers.is_valid_number(phonenumbers.parse("+" + digits)):
             return f"did you mean +{digits}?"

@@ -28,12 +28,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
+from worker.account import Card
 from worker.chats import facts
 from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
 from worker.db.tables import chats
 from worker.errors import UsageError
-from worker.linq.answers import Card
 from worker.linq.phone_numbers import e164
 from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts
 

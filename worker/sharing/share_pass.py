@@ -20,10 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
+from worker.account import Card
 from worker.chats import facts
 from worker.clock import Clock, unless_stopped
 from worker.ledger import attempts, runs
-from worker.linq.answers import AccessRefused, Card, LinqError
+from worker.linq.answers import AccessRefused, LinqError
 from worker.linq.client import Linq
 from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger, chats_in
 from worker.rules.eligibility import Rules

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import date, datetime, tzinfo
 from typing import Final
 
-from worker.cli.output.tables import one_line, print_columns_of, unicode_is_shown
+from worker.cli.output.tables import print_columns_of, unicode_is_shown
 from worker.ledger.history import Attempt
-from worker.text import minute
+from worker.text import minute, one_line
 
 HEAD: Final = ("claimed", "chat", "outcome", "answer", "note")
 EXPENDABLE: Final = ("note", "claimed", "answer")

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from worker.cli.output.tables import one_line
+from worker.account import Card
 from worker.db.partner_values import LONGEST_ID
-from worker.linq.answers import Card
+from worker.proxy import Proxy
 from worker.questions.check import Fault, FaultKind, LineUse, WrongNumber
 from worker.rules.eligibility import Verdict
+from worker.text import one_line
 
 FindingState = Literal["ok", "note", "FAIL"]
 
@@ -33,11 +34,12 @@ def finding_line(finding: Finding) -> str:
     return f"{finding.state:<4}  {finding.about:<8}  {finding.found}"
 
 
-def key_finding(base_url: str, refusal: object | None) -> Finding:
+def key_finding(base_url: str, proxy: Proxy | None, refusal: object | None) -> Finding:
     """Whether Linq accepts the key; `refusal` is the error with which it did not list the cards."""
+    through = f" through the proxy {proxy}" if proxy else ""
     if refusal is None:
-        return Finding(state="ok", about="key", found=f"accepted by {base_url}")
-    return Finding(state="FAIL", about="key", found=f"{base_url} did not list the cards: {refusal}")
+        return Finding(state="ok", about="key", found=f"accepted by {base_url}{through}")
+    return Finding(state="FAIL", about="key", found=f"{base_url} did not list the cards{through}: {refusal}")
 
 
 def line_findings(lines: Sequence[LineUse]) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ from datetime import datetime, tzinfo
 from typing import Final
 
 from worker.cli.output.attempts import answer, document, rerun
-from worker.cli.output.tables import labelled, one_line
+from worker.cli.output.tables import labelled
 from worker.db.partner_values import LONGEST_ID
 from worker.ledger.history import Attempt
 from worker.questions.explain import AttemptHistory, Explanation, Judgement
 from worker.rules.eligibility import Rules, Verdict
-from worker.text import both, exact, minute, span, unparseable
+from worker.text import both, exact, minute, one_line, span, unparseable
 
 NEEDED: Final = {
     Verdict.PAUSED: "it is resumed",

@@ -6,10 +6,10 @@ from datetime import tzinfo
 from typing import Final
 
 from worker.cli.output.passes import count_lines, tally_rows
-from worker.cli.output.tables import column_lines, labelled, one_line, print_columns
+from worker.cli.output.tables import column_lines, labelled, print_columns
 from worker.ledger.history import AnswerCount, Run
 from worker.outcomes import Tally
-from worker.text import both, minute, span
+from worker.text import both, minute, one_line, span
 
 COUNTS: Final = ("shared", "rejected", "unknown", "unsent", "left")
 HEAD: Final = ("run", "status", *COUNTS, "started", "took", "trigger", "share day")

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from datetime import date, datetime, tzinfo
 from typing import Final
 
-from worker.cli.output.tables import column_lines, labelled, one_line, unicode_is_shown
+from worker.cli.output.tables import column_lines, labelled, unicode_is_shown
 from worker.ledger.history import LineCards, Run
 from worker.outcomes import Outcome, RunStatus
 from worker.questions.status import Status
 from worker.rules.eligibility import Rules
-from worker.text import minute, roughly
+from worker.text import minute, one_line, roughly
 
 LINES_SHOWN: Final = 3
 """Lines without an active card that are named; the others are counted."""

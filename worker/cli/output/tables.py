@@ -105,11 +105,6 @@ def unicode_is_shown(text: str = "…█") -> bool:
     return True
 
 
-def one_line(text: str) -> str:
-    """A text from outside made safe for one line: no line breaks, no control characters."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
     """How a row becomes a line."""
