@@ -205,7 +205,7 @@ async def test_attempts_are_filtered_by_all_options_given(
 
 async def test_no_attempt_fits_is_said_beside_an_empty_result(settings: dict[str, str]) -> None:
     assert await share_worker("attempts", "--day", "2020-01-01", **settings) == Ended(
-        0, "", "share-worker: no attempt fits\n"
+        0, "", "share-worker: no attempt matches\n"
     )
     ended = await share_worker("attempts", "--day", "2020-01-01", "--json", **settings)
     assert json.loads(ended.out) == {"attempts": []}
@@ -247,7 +247,7 @@ async def test_a_reader_that_goes_away_ends_attempts_without_a_word(
     [
         (
             ["attempts", "--day", "tomorrowish"],
-            "'tomorrowish' is no day; it may be today, yesterday, or a date such as",
+            "'tomorrowish' is not a day; it must be today, yesterday, or a date such as",
         ),
         (
             ["attempts", "--since", "2026-02-02", "--until", "2026-02-01"],

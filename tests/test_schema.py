@@ -227,9 +227,9 @@ async def test_a_missing_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> N
         ("postgresql://u:planted@host:port/db", "is not a database URL"),
         ("postgresql://u:planted@host/d\nb", "is not a database URL"),
         ("sqlite:///\udcff.db", "is not a database URL"),
-        ("postgresql://u@host/db?autocommit=planted", "its options may be PostgreSQL's own, such as sslmode"),
-        ("postgresql://u@host/db?sslmode=require&planted=1", "its options may be PostgreSQL's own"),
-        ("sqlite:///file.db?planted=1", "its options may be none: it may be sqlite:///FILE"),
+        ("postgresql://u@host/db?autocommit=planted", "its options must be PostgreSQL's own, such as sslmode"),
+        ("postgresql://u@host/db?sslmode=require&planted=1", "its options must be PostgreSQL's own"),
+        ("sqlite:///file.db?planted=1", "its options must be none: a SQLite URL is sqlite:///FILE"),
     ],
 )
 def test_a_wrong_database_url_is_refused_without_showing_it(url: str, sign: str) -> None:
