@@ -18,20 +18,22 @@ LABEL org.opencontainers.image.title="share worker" \
       org.opencontainers.image.description="Shares Linq contact cards into iMessage chats: at most once per chat per day" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /venv /venv
-# The one place that is written to, and only with SQLite; a ledger in the container itself would go with it.
+# The working directory, and so the place of the SQLite file where no DATABASE_URL or DATABASE_URL_FILE names a database.
+# Without a volume the ledger would be lost with the container.
 RUN install -d -m 0700 -o 10001 -g 10001 /data
 VOLUME /data
-# Inside a container the loopback address would answer nobody; what reaches the port from outside is for -p to say.
+# The pages must be reachable from outside the container; `docker run -p` decides from where.
+# No secret and no DATABASE_URL here: a default in the image would collide with a NAME_FILE that a deployment sets.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    DATABASE_URL=sqlite:////data/share-worker.db \
     HTTP_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+# Docker asks each second at first, so the container is healthy as soon as the pages answer.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('HTTP_PORT', '8080') + '/livez', timeout=4)"]
 ENTRYPOINT ["share-worker"]
 CMD ["serve"]

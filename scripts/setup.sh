@@ -40,10 +40,25 @@ if [[ $same_place != "$(pwd) $("$python" -VV)" ]] || ! .venv/bin/python -m pip -
 fi
 pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --upgrade 'pip>=25.1' # the first pip that reads dependency groups
-if [[ $what == dev && $(id -u) == 0 ]] && command -v apt-get >/dev/null && [[ ! -x /usr/sbin/pgbouncer ]]; then
-  # A real pooler for the tests; without it they are left out, and the suite's last lines say so.
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer; } >/dev/null 2>&1 ||
-    echo "setup: pgbouncer could not be installed" >&2
+if [[ $what == dev && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+  # Programs that tests need: a real pooler, jq, systemd-analyze, promtool. Tests without theirs are left out, and the
+  # suite's last lines say so.
+  missing=()
+  [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+  command -v jq >/dev/null || missing+=(jq)
+  command -v systemd-analyze >/dev/null || missing+=(systemd)
+  [[ -x .venv/bin/promtool && ${#missing[@]} == 0 ]] || apt-get update -qq >/dev/null 2>&1 || true
+  for package in "${missing[@]}"; do
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 ||
+      echo "setup: $package could not be installed" >&2
+  done
+  # promtool alone: the package would start a Prometheus on this machine.
+  download=$(mktemp -d)
+  [[ -x .venv/bin/promtool ]] ||
+    (chmod 0777 "$download" && cd "$download" && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . &&
+      cp usr/bin/promtool "$OLDPWD/.venv/bin/") >/dev/null 2>&1 ||
+    echo "setup: promtool could not be fetched" >&2
+  rm -rf "$download"
 fi
 if [[ $what == run ]]; then
   pip install --editable .

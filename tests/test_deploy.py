@@ -3,6 +3,7 @@
 import configparser
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import typer.main
 import yaml
 from prometheus_client import CollectorRegistry
 
+from tests import deployments
 from worker import cli
 from worker.service.metrics import Metrics
 from worker.settings import SECRETS, Settings
@@ -23,7 +25,8 @@ from worker.settings import SECRETS, Settings
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-UNITS = sorted((DEPLOY / "systemd").glob("share-worker*"))
+UNITS = sorted(file for file in (DEPLOY / "systemd").iterdir() if file.suffix in {".service", ".timer"})
+PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent) or ""
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # the app is a group of commands
 KNOWN = {*Settings.model_fields, *(f"{name}_FILE" for name in SECRETS)}
 Yaml = Any  # what a YAML file holds; its shape is what these tests look at
@@ -38,11 +41,22 @@ def alerts() -> list[Yaml]:
     return list(group["rules"])
 
 
+def manifests() -> dict[str, Yaml]:
+    """Kubernetes' objects by kind."""
+    documents = [document for file in KUBERNETES for document in yaml.safe_load_all(file.read_text())]
+    assert len({document["kind"] for document in documents}) == len(documents)
+    return {document["kind"]: document for document in documents}
+
+
+def template(kind: str) -> Yaml:
+    """What a Deployment or a CronJob makes its pods of."""
+    spec = manifests()[kind]["spec"]
+    return (spec["jobTemplate"]["spec"] if kind == "CronJob" else spec)["template"]
+
+
 def pods() -> Iterator[Yaml]:
-    for file in KUBERNETES:
-        document = yaml.safe_load(file.read_text())
-        spec = document["spec"]["jobTemplate"]["spec"] if document["kind"] == "CronJob" else document["spec"]
-        yield spec["template"]["spec"]
+    for kind in ("Deployment", "CronJob"):
+        yield template(kind)["spec"]
 
 
 def metric_names() -> set[str]:
@@ -80,10 +94,10 @@ def test_the_image_runs_as_nobody_special_from_pinned_parts() -> None:
     assert_is_a_command(json.loads(command))
 
 
-def test_the_image_sets_only_settings_that_exist() -> None:
-    final = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1]
-    names = set(re.findall(r"^(?:ENV|   )\s+([A-Z_]+)=", final, re.MULTILINE))
-    assert names - {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"} == {"DATABASE_URL", "HTTP_HOST"}
+def test_the_image_sets_no_secret_so_that_none_collides_with_a_file_that_holds_it() -> None:
+    names = set(deployments.image().environment)
+    assert names & KNOWN == {"HTTP_HOST"}
+    assert names - KNOWN == {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 
 
 def test_the_image_is_built_from_named_files_only() -> None:
@@ -117,14 +131,17 @@ def test_compose_names_only_commands_and_settings_that_exist() -> None:
         if name == "database":
             continue
         assert_is_a_command(service["command"])
-        assert set(service.get("environment", {})) <= KNOWN, name
+        assert set(service.get("environment", {})) <= KNOWN | {"PGPASSWORD"}, name
 
 
 def test_compose_starts_the_schema_before_the_service_and_the_database_before_both() -> None:
     services = compose()["services"]
     assert services["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
     assert services["serve"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
-    assert services["database"]["healthcheck"]["test"][0] == "CMD-SHELL"
+    health = services["database"]["healthcheck"]["test"]
+    assert health[:4] == ["CMD", "pg_isready", "--host", "127.0.0.1"], (
+        "the server that sets up a volume has a socket only"
+    )
     assert services["database"]["image"].partition(":")[2].isdigit(), "a pinned major version"
     assert [volume.partition(":")[0] for volume in services["database"]["volumes"]] == ["database"]
 
@@ -165,9 +182,9 @@ def test_compose_needs_no_variable_without_a_default() -> None:
 # Kubernetes
 
 
-@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
-def test_kubernetes_takes_the_manifests(file: Path) -> None:
-    document = yaml.safe_load(file.read_text())
+@pytest.mark.parametrize("kind", sorted({*manifests()} - {"PodMonitor"}))
+def test_kubernetes_takes_the_manifests(kind: str) -> None:
+    document = manifests()[kind]
     version = kubernetes_validate.latest_version()
     kubernetes_validate.validate(
         document, version.rpartition(".")[0] if version.count(".") > 1 else version, strict=True
@@ -195,6 +212,37 @@ def test_kubernetes_gives_the_worker_few_rights_and_time_to_drain() -> None:
         (container,) = pod["containers"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "PodDisruptionBudget", "PodMonitor"])
+def test_kubernetes_selects_the_pods_that_serve_and_not_those_of_the_cronjob(kind: str) -> None:
+    selector = manifests()[kind]["spec"]["selector"]
+    selected = selector.get("matchLabels", selector).items()
+    assert selected <= template("Deployment")["metadata"]["labels"].items()
+    assert not selected <= template("CronJob")["metadata"]["labels"].items()
+
+
+def test_the_service_and_the_monitor_lead_to_the_port_that_serve_opens() -> None:
+    (container,) = template("Deployment")["spec"]["containers"]
+    (port,) = container["ports"]
+    assert port == {"name": "http", "containerPort": Settings.model_fields["HTTP_PORT"].default}
+    (of_service,) = manifests()["Service"]["spec"]["ports"]
+    assert of_service == {"name": "http", "port": port["containerPort"], "targetPort": port["name"]}
+    monitor = manifests()["PodMonitor"]
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(monitor["spec"]) == {"jobLabel", "selector", "podMetricsEndpoints"}
+    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": port["name"], "path": "/metrics", "interval": "30s"}]
+
+
+def test_the_job_that_the_monitor_makes_is_the_one_of_the_alert_rules() -> None:
+    label = manifests()["PodMonitor"]["spec"]["jobLabel"]
+    assert template("Deployment")["metadata"]["labels"][label] == "share-worker"
+    assert set(re.findall(r'job="([^"]*)"', (DEPLOY / "prometheus-alerts.yml").read_text())) == {"share-worker"}
+
+
+def test_a_disruption_never_blocks_a_node_and_never_takes_all_workers() -> None:
+    assert manifests()["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert manifests()["Deployment"]["spec"]["replicas"] > 1
 
 
 # systemd
@@ -226,12 +274,23 @@ def test_an_alert_asks_for_metrics_that_exist_and_has_a_runbook(rule: Yaml) -> N
     promql_parser.parse(rule["expr"])
     asked = set(re.findall(r"\bshare_worker_\w+", rule["expr"]))
     assert asked <= metric_names()
-    assert asked or "up{" in rule["expr"]
+    assert asked or "up{" in rule["expr"] or "kube_cronjob_" in rule["expr"]
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     file, _, anchor = rule["annotations"]["runbook"].partition("#")
     headings = re.findall(r"^### (\w+)$", (ROOT / file).read_text(), re.MULTILINE)
     assert rule["alert"] in headings
     assert anchor == rule["alert"].lower()
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="needs promtool, which scripts/setup.sh fetches where there is apt")
+def test_prometheus_takes_the_rules_and_the_documented_scrape_and_alerts_when_it_should(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "prometheus-alerts.yml", tmp_path)
+    (scrape,) = deployments.blocks("yaml", "`serve`")
+    (tmp_path / "prometheus.yml").write_text(scrape)
+    (tmp_path / "tests.yml").write_text((ROOT / "tests" / "alerts.yml").read_text())
+    for words in (["check", "config", "prometheus.yml"], ["test", "rules", "tests.yml"]):
+        looked = subprocess.run([PROMTOOL, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert looked.returncode == 0, looked.stdout + looked.stderr
 
 
 def test_every_runbook_entry_belongs_to_an_alert() -> None:
