@@ -150,6 +150,16 @@ async def test_the_cronjob_makes_its_pass(
     assert live.called() == ["chat"]
 
 
+def test_the_documented_line_gives_every_manifest_the_registry_of_its_cluster(tmp_path: Path) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+    (line,) = [line for line in block_with("docker push", "Kubernetes").splitlines() if line.startswith("sed ")]
+    subprocess.run(["/bin/sh", "-euc", line], cwd=tmp_path, check=True)
+    pushed = f"registry.example.com/share-worker:{__version__}"
+    changed = "".join(file.read_text() for file in (tmp_path / "deploy" / "kubernetes").iterdir())
+    assert re.findall(r" image: (.*)", changed) == [pushed, pushed]
+    assert f"docker push {pushed}\n" in block_with("docker push", "Kubernetes")
+
+
 @needs_jq
 def test_the_documented_job_of_the_cronjob_checks_instead_of_running() -> None:
     (block,) = [block for block in blocks("sh", "Kubernetes") if "kubectl create job" in block]
@@ -490,3 +500,16 @@ def test_documents_compose_and_manifests_name_the_same_image() -> None:
     assert {file.name: set(image.findall(file.read_text())) for file in files} == {
         file.name: {f"share-worker:{__version__}"} for file in files
     }
+
+
+def test_documented_lines_name_files_services_and_objects_that_exist() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    files = set(re.findall(r"(?<!\S)deploy/[\w./-]+\.\w+(?!\S)", lines))
+    assert {"deploy/kubernetes/deployment.yaml", "deploy/kubernetes/podmonitor.yaml"} <= files
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    services = set(re.findall(r"docker compose (?:exec|run)(?: -\S+)* (\w+)", lines))
+    assert services == {"serve", "database"}
+    assert services <= compose({}).keys()
+    objects = set(re.findall(r"(?:--from=|exec )(\w+/[\w-]+)", lines))
+    assert objects == {"deploy/share-worker", "cronjob/share-worker"}
