@@ -1,14 +1,27 @@
-"""Running the real command line, as a process of its own."""
+"""Running the real command line: in this process, or where the process itself is meant, as one of its own.
+
+Starting Python and loading the worker takes longer than most commands. So `share_worker` and `fed` run a command in a
+thread of this process, while the test's event loop serves it the simulated Linq. Signals, kills, terminals and commands
+side by side need real processes: `start` and `finish`, `share_worker_process`, `answered`, `seen`.
+"""
 
 import asyncio
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from unittest.mock import patch
+
+import typer.rich_utils
 
 from tests.leaks import leak
+from tests.logging_state import logging_as_it_was
+from worker import cli
 
 ROOT = Path(__file__).parent.parent
 KEY = "simulated-key"
@@ -58,7 +71,10 @@ async def finish(process: asyncio.subprocess.Process, told: bytes | None = None)
 
 def _ended(process: asyncio.subprocess.Process, out: bytes, err: bytes) -> Ended:
     assert process.returncode is not None
-    ended = Ended(process.returncode, out.decode(), err.decode())
+    return _checked(Ended(process.returncode, out.decode(), err.decode()))
+
+
+def _checked(ended: Ended) -> Ended:
     assert leak(ended.out, ended.err) is None
     left = left_behind(ended.err)
     assert not left, "\n".join(left)
@@ -71,13 +87,60 @@ def left_behind(err: str) -> list[str]:
 
 
 async def share_worker(*words: str, **settings: str) -> Ended:
-    """Run `share-worker` to its end."""
+    """Run `share-worker` to its end, in this process."""
+    return await fed(b"", *words, **settings)
+
+
+async def fed(stdin: bytes, *words: str, **settings: str) -> Ended:
+    """Run `share-worker` to its end, in this process, with something on its stdin."""
+    return _checked(await asyncio.to_thread(_run_here, stdin, words, settings))
+
+
+async def share_worker_process(*words: str, **settings: str) -> Ended:
+    """Run `share-worker` to its end, as a process of its own."""
     return await finish(await start(*words, **settings))
 
 
-async def fed(told: bytes, *words: str, **settings: str) -> Ended:
-    """Run `share-worker` to its end, with something on its stdin."""
-    return await finish(await _start(words, settings, asyncio.subprocess.PIPE), told)
+_one_at_a_time = threading.Lock()
+
+
+def _run_here(stdin: bytes, words: Sequence[str], settings: Mapping[str, str]) -> Ended:
+    """What the process would do, on this thread; whatever is raised but an exit is a failure of the test."""
+    variables = environment(**settings)
+    encoding = variables.get("PYTHONIOENCODING", "utf-8")
+    out, err = BytesIO(), BytesIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_at_a_time)
+        stack.enter_context(patch.dict(os.environ, variables, clear=True))
+        stack.enter_context(patch.object(sys, "argv", ["share-worker", *words]))
+        stack.enter_context(patch.object(sys, "stdin", TextIOWrapper(BytesIO(stdin), encoding)))
+        stack.enter_context(patch.object(sys, "stdout", TextIOWrapper(out, encoding)))
+        stack.enter_context(patch.object(sys, "stderr", TextIOWrapper(err, encoding, "backslashreplace")))
+        stack.enter_context(patch.object(typer.rich_utils, "FORCE_TERMINAL", None))  # it read the environment
+        stack.enter_context(_without_signals())
+        stack.enter_context(logging_as_it_was())
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        else:
+            code = 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        assert isinstance(code, int)
+        return Ended(code, out.getvalue().decode(encoding), err.getvalue().decode(encoding))
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """No handler is installed: Python does so on the main thread only, and no signal is sent to this process."""
+    loop = asyncio.SelectorEventLoop
+    with (
+        patch.object(signal, "signal"),
+        patch.object(loop, "add_signal_handler"),
+        patch.object(loop, "remove_signal_handler"),
+    ):
+        yield
 
 
 def one_line(ended: Ended, code: int) -> str:

@@ -24,6 +24,7 @@ from tests import poolers
 from tests.commands import KEY
 from tests.databases import plain, postgresql_server
 from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
+from tests.logging_state import logging_as_it_was
 from tests.scene import Scene
 from worker import db
 from worker.clock import SystemClock
@@ -103,15 +104,8 @@ def _no_secret_in_an_event(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Give the next test the logging that it would have had without this one."""
-    root = logging.getLogger()
-    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "worker")}
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    with logging_as_it_was():
+        yield
 
 
 class Complaints(logging.Handler):

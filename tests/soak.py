@@ -25,7 +25,7 @@ from typing import Final, Literal, TypedDict
 import psycopg
 from sqlalchemy import Connection, Engine, bindparam, insert, update
 
-from tests.commands import ROOT, environment, share_worker
+from tests.commands import ROOT, environment, share_worker_process
 from tests.databases import end_the_workers, new_database
 from tests.judge import Judge, open_ledger
 from worker.cli.demo import known_chat
@@ -146,7 +146,7 @@ def _transaction(ledger: Engine) -> AbstractContextManager[Connection]:
 
 async def soak(database_url: str, *, kind: str, days: int, count: int, seed: int, say: Callable[[str], None]) -> Month:
     """Let a worker live, and measure it at the end of each day."""
-    migrated = await share_worker("migrate", DATABASE_URL=database_url)
+    migrated = await share_worker_process("migrate", DATABASE_URL=database_url)
     if migrated.code != 0:
         raise RuntimeError(migrated.err)
     ledger = open_ledger(database_url)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import Ended, share_worker, start
+from tests.commands import Ended, one_line, share_worker, start
 from tests.past import RUN, Past
 from tests.scene import LINE
 from worker import __version__, db
@@ -71,14 +71,6 @@ async def past(engine: AsyncEngine) -> Past:
 @pytest.fixture
 def settings(past: Past, database_url: str) -> dict[str, str]:
     return {"DATABASE_URL": database_url, "SHARE_TIMEZONE": str(ZONE)}
-
-
-def one_line(ended: Ended, code: int) -> str:
-    assert ended.code == code, ended
-    assert ended.out == ""
-    (line,) = ended.err.splitlines()
-    assert line.startswith("share-worker: ")
-    return line
 
 
 def local(moment: datetime) -> str:
@@ -203,7 +195,7 @@ async def test_attempts_are_filtered_by_all_options_given(
     assert sorted(attempt["chat_id"] for attempt in json.loads(ended.out)["attempts"]) == sorted(found)
 
 
-async def test_no_attempt_fits_is_said_beside_an_empty_result(settings: dict[str, str]) -> None:
+async def test_no_attempt_matches_is_said_beside_an_empty_result(settings: dict[str, str]) -> None:
     assert await share_worker("attempts", "--day", "2020-01-01", **settings) == Ended(
         0, "", "share-worker: no attempt matches\n"
     )

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import KEY, Ended, answered, environment, share_worker, start
+from tests.commands import KEY, answered, fed, one_line, share_worker, start
 from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
 from worker.clock import SystemClock
@@ -53,14 +52,6 @@ async def this_morning(live: Scene, linq_clock: Later, settings: dict[str, str])
         assert (await share_worker("run", **settings)).code == 0, chat_id
     assert await live.outcomes() == {"good": "shared", "lost": "unknown", "no": "rejected"}
     await ten_minutes_later(live, linq_clock)
-
-
-def one_line(ended: Ended, code: int) -> str:
-    assert ended.code == code, ended
-    (line,) = ended.err.splitlines()
-    assert line.startswith("share-worker: ")
-    assert ended.out == ""
-    return line
 
 
 async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
@@ -128,16 +119,9 @@ async def test_the_ledger_keeps_who_asked_and_why(live: Scene, linq_clock: Later
 
 async def test_ids_come_from_stdin_too(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     await this_morning(live, linq_clock, settings)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worker", "rerun", "--chat", "-", "--force", "--yes"),
-        env=environment(**settings),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate(b"good\n\n  lost\ngood\n")
-    assert process.returncode == 0
-    assert b"shared  2" in out
+    ended = await fed(b"good\n\n  lost\ngood\n", "rerun", "--chat", "-", "--force", "--yes", **settings)
+    assert ended.code == 0
+    assert "shared  2" in ended.out
     assert Counter(live.called()) == {"good": 2, "lost": 2, "no": 1}
 
 
@@ -202,10 +186,8 @@ async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
 
 async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]) -> None:
     assert "'0155' has no country code" in one_line(await share_worker("rerun", "--line", "0155", **settings), 2)
-    process = await start("rerun", "--chat", "-", **settings)
-    _, err = await process.communicate()
-    assert (process.returncode, err.count(b"\n")) == (2, 1)
-    assert b"stdin is empty; give one chat id a line" in err
+    ended = await fed(b"", "rerun", "--chat", "-", **settings)
+    assert "stdin is empty; give one chat id a line" in one_line(ended, 2)
 
 
 async def test_without_linq_nobody_is_called_and_it_says_so(

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.commands import share_worker
+from tests.commands import share_worker, share_worker_process
 from tests.databases import plain
 from worker import db
 from worker.db.tables import chats, metadata
@@ -89,7 +89,7 @@ async def test_two_processes_that_migrate_at_once_both_succeed(empty_database: s
 @pytest.mark.parametrize("_attempt", range(2))
 async def test_processes_that_start_at_once_on_nothing_make_one_database(tmp_path: Path, _attempt: int) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    ended = await asyncio.gather(*(share_worker("migrate", DATABASE_URL=url) for _ in range(4)))
+    ended = await asyncio.gather(*(share_worker_process("migrate", DATABASE_URL=url) for _ in range(4)))
     assert [one.err for one in ended] == [""] * 4
     assert sum("is now at revision" in one.out for one in ended) == 1
     assert sum("was already at revision" in one.out for one in ended) == 3

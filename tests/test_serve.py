@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.commands import KEY, Ended, finish, share_worker, start
+from tests.commands import KEY, Ended, finish, share_worker, share_worker_process, start
 from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import db
@@ -260,7 +260,7 @@ async def test_replicas_finish_what_a_killed_one_left(
 async def test_a_taken_address_is_said_in_one_line(linq: Scene, serve: Begin, database_url: str) -> None:
     served: Served = await serve(**later_today())  # type: ignore[misc] # a coroutine of one
     port = served.url.rpartition(":")[2]
-    ended = await share_worker(
+    ended = await share_worker_process(
         "serve", LINQ_API_KEY=KEY, LINQ_BASE_URL=linq.base_url, DATABASE_URL=database_url, HTTP_PORT=port
     )
     assert ended.code == 1

@@ -26,7 +26,7 @@ from typing import Final
 
 from sqlalchemy import insert, select
 
-from tests.commands import ROOT, environment, share_worker
+from tests.commands import ROOT, environment, share_worker_process
 from tests.databases import new_database
 from tests.judge import Judge, open_ledger
 from worker.cli.demo import known_chat
@@ -143,7 +143,7 @@ class Torture:
         """One pass that nobody disturbs; then everything must be explained."""
         figures, judge = self._figures, self._judge
         judge.clear_faults()
-        ended = await share_worker("run", "--json", **self._settings)
+        ended = await share_worker_process("run", "--json", **self._settings)
         if ended.code != 0:
             figures.wrong.append(f"the last pass ended with {ended.code}: {ended.err[-500:]}")
             return
@@ -233,7 +233,7 @@ class Torture:
 async def torture(url: str, *, kind: str, kills: int, seed: int) -> Figures:
     """Kill so many workers on a database, and say what came of it."""
     began = time.monotonic()
-    ended = await share_worker("migrate", DATABASE_URL=url)
+    ended = await share_worker_process("migrate", DATABASE_URL=url)
     if ended.code != 0:
         raise RuntimeError(ended.err)
     ledger = open_ledger(url)
