@@ -16,6 +16,9 @@ from worker.db.tables import share_attempts
 from worker.outcomes import Outcome
 from worker.simulator.account import Account, ShareCall, ShareEntry
 
+NAME = "judge"
+"""Of the judge's own session on PostgreSQL, which is no worker's."""
+
 OPEN = (Outcome.CLAIMED, Outcome.UNKNOWN)
 """What a claim is while its call is made; `unknown`, where a worker whose clock runs ahead has settled it already."""
 
@@ -63,8 +66,10 @@ class Witnessed:
 def open_ledger(database_url: str) -> Engine:
     """A connection of the judge's own, where each statement is a transaction."""
     url = parse_url(database_url)
-    plain = url.set(drivername="sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg")
-    return create_engine(plain, isolation_level="AUTOCOMMIT")
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url.set(drivername="sqlite"), isolation_level="AUTOCOMMIT")
+    named = {"application_name": NAME}
+    return create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", connect_args=named)
 
 
 class Judge(Account):

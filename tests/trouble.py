@@ -9,12 +9,14 @@ from typing import Protocol
 import psycopg
 from sqlalchemy import URL, make_url
 
+from tests.judge import NAME
 from tests.relay import Connect, Relay, relaying
 
 OTHERS = (
     "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
-    " AND pid <> pg_backend_pid()"
+    f" AND pid <> pg_backend_pid() AND application_name <> '{NAME}'"
 )
+"""The workers' sessions; they have no name between two transactions."""
 
 
 class Reach(Protocol):
