@@ -71,8 +71,15 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+LONGEST_FIRST = ("test_machine.py", "test_torture.py", "test_soak.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests behind a pooler where there is none and it could not be installed."""
+    """Begin with the longest tests: at the end, one would keep a single process busy.
+
+    Leave out the tests behind a pooler where there is none and it could not be installed.
+    """
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
     if poolers.PROGRAM is None and (left_out := [item for item in items if item.get_closest_marker("pooler")]):
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

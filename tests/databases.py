@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 from sqlalchemy import URL, make_url
+
+sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For a test of what the database makes no difference to: text, prompts, exit codes, the shape of JSON."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, ROOT, share_worker
+from tests.databases import sqlite_only
 from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
 from worker import db
@@ -159,6 +160,7 @@ def test_every_recipe_is_run() -> None:
     assert list(recipes()) == list(EXPECTED)
 
 
+@sqlite_only
 @pytest.mark.parametrize("title", list(EXPECTED))
 async def test_recipe(title: str, live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     expected, commands = EXPECTED[title], recipes()[title]

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from tests.commands import KEY, finish, one_line, share_worker, start
 from tests.conftest import HandClock
+from tests.databases import sqlite_only
 from tests.scene import LINE, Scene
 from worker import db
 from worker.errors import UsageError
@@ -355,6 +356,7 @@ async def test_what_create_and_update_learn_is_known_to_the_next_look(live: Scen
     assert await stored(live) == {LINE: False}
 
 
+@sqlite_only
 async def test_a_morning_with_an_inactive_card_is_repaired_as_the_commands_say(
     live: Scene, settings: dict[str, str]
 ) -> None:

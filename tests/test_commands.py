@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.commands import KEY, Ended, one_line, seen, share_worker
+from tests.databases import sqlite_only
 from tests.scene import LINE, Scene
 from worker import __version__, db
 from worker.errors import DatabaseError
@@ -79,6 +80,7 @@ async def test_run_shares_and_says_how_it_went(live: Scene, settings: dict[str, 
     assert live.called() == ["chat"]
 
 
+@sqlite_only
 async def test_on_a_terminal_a_line_counts_the_answers_as_they_come(live: Scene, settings: dict[str, str]) -> None:
     for number in range(3):
         await live.add_chat(f"chat-{number}")
@@ -90,6 +92,7 @@ async def test_on_a_terminal_a_line_counts_the_answers_as_they_come(live: Scene,
     assert "shared 1" not in (await share_worker("run", **settings)).err, "a file wants no line that is written anew"
 
 
+@sqlite_only
 async def test_run_logs_json_lines_with_the_fields_of_each_attempt(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     await live.add_chat("bad")
@@ -108,6 +111,7 @@ async def test_run_logs_json_lines_with_the_fields_of_each_attempt(live: Scene, 
     assert len({event["run_id"] for event in events}) == 1
 
 
+@sqlite_only
 async def test_run_json_is_one_document_for_machines(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     ended = await share_worker("run", "--json", **settings)
@@ -118,12 +122,14 @@ async def test_run_json_is_one_document_for_machines(live: Scene, settings: dict
     assert datetime.fromisoformat(document["started_at"]).utcoffset() == timedelta(0)
 
 
+@sqlite_only
 async def test_run_quiet_says_nothing_when_all_went_well(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     assert await share_worker("run", "--quiet", **settings) == Ended(0, "", "")
     assert live.called() == ["chat"]
 
 
+@sqlite_only
 async def test_run_quiet_does_not_speak_of_single_rejected_chats(live: Scene, settings: dict[str, str]) -> None:
     for chat_id in ("chat", "gone"):
         await live.add_chat(chat_id)
@@ -135,6 +141,7 @@ async def test_run_quiet_does_not_speak_of_single_rejected_chats(live: Scene, se
     assert "share.recorded" in (await share_worker("run", "--quiet", **settings, LOG_LEVEL="info")).err
 
 
+@sqlite_only
 async def test_run_quiet_speaks_when_it_did_not(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     live.account.add_fault(Fault(path="share", status=401, code=2004))
@@ -152,6 +159,7 @@ async def test_run_limit_calls_no_more_than_asked(live: Scene, settings: dict[st
     assert re.search(r"^  left +3  due, but not attempted$", ended.out, re.MULTILINE)
 
 
+@sqlite_only
 async def test_run_exits_with_1_when_it_could_not_complete(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     live.account.access_denied = True
@@ -161,6 +169,7 @@ async def test_run_exits_with_1_when_it_could_not_complete(live: Scene, settings
     assert live.called() == []
 
 
+@sqlite_only
 async def test_run_makes_the_database_first_unless_told_not_to(live: Scene, tmp_path: Path) -> None:
     file = tmp_path / "fresh.db"
     settings = {
@@ -246,6 +255,7 @@ async def test_what_is_wrong_is_said_in_one_line(changes: dict[str, str], code: 
     assert "planted" not in line
 
 
+@sqlite_only
 async def test_two_wrong_settings_are_two_lines(live: Scene) -> None:
     ended = await share_worker(
         "run", LINQ_API_KEY=KEY, SHARE_CONCURRENCY="0", LOG_LEVEL="loud", LINQ_BASE_URL=live.base_url
@@ -261,6 +271,7 @@ async def test_a_misspelt_setting_is_pointed_out() -> None:
     )
 
 
+@sqlite_only
 async def test_a_schema_newer_than_the_code_is_left_alone(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     async with db.write(live.engine) as connection:
@@ -349,6 +360,7 @@ async def test_check_finds_what_keeps_chats_from_their_share(live: Scene, settin
     assert [finding["state"] for finding in document["findings"]].count("FAIL") == 2
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("changes", "sign"),
     [

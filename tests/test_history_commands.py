@@ -15,6 +15,7 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import Ended, one_line, share_worker, start
+from tests.databases import sqlite_only
 from tests.past import RUN, Past
 from tests.scene import LINE
 from worker import __version__, db
@@ -80,6 +81,7 @@ def local(moment: datetime) -> str:
 # explain
 
 
+@sqlite_only
 async def test_explain_tells_all_about_a_chat(settings: dict[str, str]) -> None:
     ended = await share_worker("explain", GOOD, **settings)
     assert (ended.code, ended.err) == (0, "")
@@ -99,6 +101,7 @@ async def test_explain_tells_all_about_a_chat(settings: dict[str, str]) -> None:
     assert "    rerun 1 by ada (she asked)" in lines
 
 
+@sqlite_only
 async def test_explain_names_linqs_answer_and_what_must_change(settings: dict[str, str]) -> None:
     ended = await share_worker("explain", REFUSED, **settings)
     assert re.search(r"^> +card_inactive +yes +the card is not active$", ended.out, re.MULTILINE)
@@ -108,6 +111,7 @@ async def test_explain_names_linqs_answer_and_what_must_change(settings: dict[st
     assert "    trace trace-7\n" in ended.out
 
 
+@sqlite_only
 async def test_explain_json_is_one_document(settings: dict[str, str]) -> None:
     document = json.loads((await share_worker("explain", REFUSED, "--json", **settings)).out)
     assert document["verdict"] == "card_inactive"
@@ -122,6 +126,7 @@ async def test_explain_json_is_one_document(settings: dict[str, str]) -> None:
     assert document["attempts"][0]["trace_id"] == "trace-7"
 
 
+@sqlite_only
 async def test_explain_remembers_a_chat_that_left_the_table(settings: dict[str, str]) -> None:
     ended = await share_worker("explain", GONE, **settings)
     assert ended.code == 0
@@ -166,6 +171,7 @@ async def test_explain_shows_what_stands_in_a_times_place_and_names_none(
 # attempts
 
 
+@sqlite_only
 async def test_attempts_are_a_table_newest_first(settings: dict[str, str]) -> None:
     ended = await share_worker("attempts", **settings)
     assert (ended.code, ended.err) == (0, "")
@@ -195,6 +201,7 @@ async def test_attempts_are_filtered_by_all_options_given(
     assert sorted(attempt["chat_id"] for attempt in json.loads(ended.out)["attempts"]) == sorted(found)
 
 
+@sqlite_only
 async def test_no_attempt_matches_is_said_beside_an_empty_result(settings: dict[str, str]) -> None:
     assert await share_worker("attempts", "--day", "2020-01-01", **settings) == Ended(
         0, "", "share-worker: no attempt matches\n"
@@ -203,6 +210,7 @@ async def test_no_attempt_matches_is_said_beside_an_empty_result(settings: dict[
     assert json.loads(ended.out) == {"attempts": []}
 
 
+@sqlite_only
 async def test_csv_has_a_head_and_no_formulas(settings: dict[str, str]) -> None:
     ended = await share_worker("attempts", "--day", "yesterday", "--csv", **settings)
     rows = list(csv.DictReader(io.StringIO(ended.out)))
@@ -212,6 +220,7 @@ async def test_csv_has_a_head_and_no_formulas(settings: dict[str, str]) -> None:
     assert {datetime.fromisoformat(row["claimed_at"]).utcoffset() for row in rows} == {timedelta(0)}
 
 
+@sqlite_only
 async def test_a_reader_that_goes_away_ends_attempts_without_a_word(
     engine: AsyncEngine, settings: dict[str, str]
 ) -> None:
@@ -257,6 +266,7 @@ async def test_what_cannot_be_meant_is_said_in_one_line(words: list[str], sign: 
 # runs
 
 
+@sqlite_only
 async def test_runs_are_listed_newest_first_with_their_counts(past: Past, settings: dict[str, str]) -> None:
     await past.run("20260310T100000Z-000000", NOW, status="running", finished_at=None, tally=None)
     ended = await share_worker("runs", **settings)
@@ -310,6 +320,7 @@ async def test_a_run_that_is_not_there_or_not_the_only_one_is_said_in_one_line(s
 # status
 
 
+@sqlite_only
 async def test_status_is_one_screen(past: Past, settings: dict[str, str]) -> None:
     await past.attempt("eeee-dead", NOW - HOUR, Outcome.CLAIMED)
     await past.run("20260310T100000Z-000000", NOW, status="running", finished_at=None, tally=None)

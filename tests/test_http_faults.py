@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
+from tests.databases import sqlite_only
 from tests.raw_server import Script, Visit, answer, envelope, keep_alive, raw_server, reset_unread, reset_when_read
 from tests.scene import LINE, Scene
 from worker import db
@@ -19,7 +20,6 @@ from worker.service import heartbeat
 from worker.service.heartbeat import Heartbeat
 from worker.simulator.faults import Fault
 
-sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CARDS = {"contact_cards": [{"phone_number": LINE, "first_name": "Acme", "is_active": True}]}
 
 

@@ -36,6 +36,8 @@ from worker.simulator.faults import Fault
 
 EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "15"))
 DEEP = "TORTURE_EXAMPLES" in os.environ
+PARTS = 4
+"""The tour of all troubles in so many tests, for as many processes to share."""
 
 NIGHTS = (
     date(2026, 3, 10),
@@ -349,16 +351,16 @@ def troubles() -> Iterator[Move]:
         yield from (replace(CALM, kind="rerun", selection=selection, force=force) for force in (False, True))
 
 
-def tour(new_database: Callable[[], str]) -> int:
+def tour(new_database: Callable[[], str], part: int) -> int:
     """Each trouble in a story of its own: before midnight, between passes in peace; how many stories there were."""
-    told = 0
-    for move in troubles():
+    stories = list(enumerate(troubles()))[part::PARTS]
+    for number, move in stories:
         passes = [(EVENING, move), (1, CALM), (MIDNIGHT, CALM)]
         if move.kind in {"rerun", "struck rerun"}:  # of calls that were made before
             passes = [(1, CALM), (16, move), *passes[1:]]
         machine = Torture(new_database())
         try:
-            machine.begin(night=NIGHTS[0], before=70, minutes=60, zone=ZONES[told % 3], chats=6)
+            machine.begin(night=NIGHTS[0], before=70, minutes=60, zone=ZONES[number % 3], chats=6)
             for later, each in passes:
                 machine.a_pass(changed=[], later=later, move=each)
                 machine.the_promise_is_kept()
@@ -367,8 +369,7 @@ def tour(new_database: Callable[[], str]) -> int:
             raise
         finally:
             machine.teardown()
-        told += 1
-    return told
+    return len(stories)
 
 
 def torture(new_database: Callable[[], str]) -> None:
@@ -418,10 +419,12 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
 
 
 @pytest.mark.timeout(0 if DEEP else 600)
-def test_the_promise_is_kept_in_each_trouble(new_database: Callable[[], str]) -> None:
-    assert tour(new_database) > len(HOW_LINQ_MISBEHAVES) + len(EVENTS)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_promise_is_kept_in_each_trouble(new_database: Callable[[], str], part: int) -> None:
+    assert tour(new_database, part) > (len(HOW_LINQ_MISBEHAVES) + len(EVENTS)) // PARTS
 
 
 @pytest.mark.timeout(0 if DEEP else 600)
+@pytest.mark.parametrize("new_database", ["sqlite", "postgresql"] if DEEP else ["postgresql"], indirect=True)
 def test_the_promise_is_kept_whatever_happens(new_database: Callable[[], str]) -> None:
     torture(new_database)

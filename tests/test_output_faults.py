@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Ended, environment
+from tests.commands import Ended, environment, share_worker
 from tests.scene import Scene
 
 
@@ -40,7 +40,7 @@ async def in_a_shell(line: str, settings: Mapping[str, str]) -> Ended:
 )
 async def test_a_full_disk_is_said_in_one_line(live: Scene, settings: dict[str, str], command: str) -> None:
     await live.add_chat("chat")
-    await in_a_shell("share-worker run", settings)
+    await share_worker("run", **settings)
     ended = await in_a_shell(f"share-worker {command} > /dev/full", settings)
     assert ended.code == 1
     assert ended.err == "share-worker: the output cannot be written: No space left on device\n"
@@ -51,7 +51,7 @@ async def test_a_pipe_that_nobody_reads_ends_it_without_a_word(
     live: Scene, settings: dict[str, str], command: str
 ) -> None:
     await live.add_chat("chat")
-    await in_a_shell("share-worker run", settings)
+    await share_worker("run", **settings)
     ended = await in_a_shell(f"share-worker {command} | true; test ${{PIPESTATUS[0]}} -ne 2", settings)
     assert ended.err == ""
     assert ended.code == 0

@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from tests.commands import KEY, Ended, environment, finish, share_worker
 from tests.conftest import HandClock
-from tests.databases import end_the_workers, plain
+from tests.databases import end_the_workers, plain, sqlite_only
 from tests.scene import Scene, until
 from tests.test_database_faults import agree
 from worker import db
@@ -39,7 +39,6 @@ from worker.simulator.server import serving
 FOUR = Limits(per_second=0, concurrency=4)
 IDS = [f"chat-{number:02}" for number in range(12)]
 
-sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 postgresql_only = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 PLACES = {

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, answered, fed, finish, one_line, share_worker, start
 from tests.conftest import HandClock
+from tests.databases import sqlite_only
 from tests.scene import LINE, Scene, until
 from worker import db
 from worker.chats import pause
@@ -59,6 +60,7 @@ async def test_a_paused_chat_is_left_alone_until_it_is_resumed(live: Scene, sett
     assert live.called() == ["fine", "annoyed"]
 
 
+@sqlite_only
 async def test_each_id_is_told_and_unknown_ones_cost_the_exit_code_only(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("new")
     await live.add_chat("old")
@@ -104,6 +106,7 @@ async def test_a_second_pause_keeps_the_time_and_the_reason_unless_it_gives_one(
     assert told.state is PauseState.ALREADY_PAUSED
 
 
+@sqlite_only
 async def test_ids_come_from_stdin_by_the_thousand(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("known")
     ids = [f"nobody-{number:05}" for number in range(2500)]
@@ -154,6 +157,7 @@ async def test_a_line_is_changed_to_its_end_however_many_chats_it_has(
     assert all(since == now for since, _ in (await paused(scene)).values())
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("words", "code", "sign"),
     [
@@ -177,6 +181,7 @@ async def test_it_must_be_said_which_chats_in_one_way(words: list[str]) -> None:
     )
 
 
+@sqlite_only
 async def test_it_is_logged_who_paused_what_and_why(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     ended = await share_worker("pause", "--line", LINE, "--yes", "--reason", "moving", **settings)

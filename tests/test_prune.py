@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import answered, finish, one_line, seen, share_worker, start
 from tests.conftest import START, HandClock
+from tests.databases import sqlite_only
 from tests.scene import Scene
 from tests.test_eligibility import add, attempt, row, verdicts
 from worker import db
@@ -254,6 +255,7 @@ async def old(live: Scene) -> Scene:
     return live
 
 
+@sqlite_only
 async def test_it_says_what_it_would_remove_and_asks(old: Scene, settings: dict[str, str]) -> None:
     now = datetime.now(UTC)
     day = (now - 150 * DAY).date().isoformat()
@@ -280,6 +282,7 @@ async def test_it_says_what_it_would_remove_and_asks(old: Scene, settings: dict[
     assert again.out.endswith("Nothing to remove.\n")
 
 
+@sqlite_only
 async def test_on_a_terminal_a_bar_fills_while_rows_go(old: Scene, settings: dict[str, str]) -> None:
     day = (datetime.now(UTC) - 150 * DAY).date().isoformat()
     ended = await seen("prune", "--before", day, "--yes", **settings)
@@ -288,6 +291,7 @@ async def test_on_a_terminal_a_bar_fills_while_rows_go(old: Scene, settings: dic
     assert "3/3" in ended.err
 
 
+@sqlite_only
 async def test_json_says_what_went_and_what_stayed(old: Scene, settings: dict[str, str]) -> None:
     day = (datetime.now(UTC) - 50 * DAY).date().isoformat()
     capped = settings | {"SHARE_MAX_PER_CHAT": "5"}
@@ -298,6 +302,7 @@ async def test_json_says_what_went_and_what_stayed(old: Scene, settings: dict[st
     assert (removed["before"], removed["attempts"], removed["runs"], removed["complete"]) == (day, 3, 2, True)
 
 
+@sqlite_only
 async def test_a_date_that_the_rules_still_need_is_refused_with_the_latest_one(
     old: Scene, settings: dict[str, str]
 ) -> None:

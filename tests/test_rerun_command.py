@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, answered, fed, one_line, share_worker, start
+from tests.databases import sqlite_only
 from tests.later import Later, ten_minutes_later, zone_where_it_is_noon
 from tests.scene import LINE, Scene
 from worker.clock import SystemClock
@@ -71,6 +72,7 @@ async def test_a_dry_run_shows_each_chat_and_why_and_calls_nobody(
     assert len(live.called()) == 3
 
 
+@sqlite_only
 async def test_a_line_is_understood_however_it_is_spaced(
     live: Scene, linq_clock: Later, settings: dict[str, str]
 ) -> None:
@@ -81,6 +83,7 @@ async def test_a_line_is_understood_however_it_is_spaced(
     assert [chat["chat_id"] for chat in json.loads(ended.out)["chats"]] == ["good", "lost", "no"]
 
 
+@sqlite_only
 async def test_it_asks_and_only_yes_is_yes(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     await this_morning(live, linq_clock, settings)
     declined = await answered("", "rerun", "--outcome", "rejected", **settings)
@@ -94,6 +97,7 @@ async def test_it_asks_and_only_yes_is_yes(live: Scene, linq_clock: Later, setti
     assert Counter(live.called())["no"] == 2
 
 
+@sqlite_only
 async def test_with_nobody_to_ask_it_does_nothing(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     await this_morning(live, linq_clock, settings)
     ended = await share_worker("rerun", "--outcome", "rejected", **settings)
@@ -117,6 +121,7 @@ async def test_the_ledger_keeps_who_asked_and_why(live: Scene, linq_clock: Later
     assert (again.requested_by, again.reason) == ("ada", "the card was inactive")
 
 
+@sqlite_only
 async def test_ids_come_from_stdin_too(live: Scene, linq_clock: Later, settings: dict[str, str]) -> None:
     await this_morning(live, linq_clock, settings)
     ended = await fed(b"good\n\n  lost\ngood\n", "rerun", "--chat", "-", "--force", "--yes", **settings)
@@ -166,16 +171,19 @@ async def test_a_chat_whose_card_is_inactive_at_linq_is_not_called(
     assert len(live.called()) == 3
 
 
+@sqlite_only
 async def test_nothing_that_fits_is_no_failure(live: Scene, settings: dict[str, str]) -> None:
     ended = await share_worker("rerun", "--outcome", "rejected", "--yes", **settings)
     assert (ended.code, ended.err) == (0, "")
     assert "No attempt of today matches." in ended.out
 
 
+@sqlite_only
 async def test_it_wants_to_be_told_which_attempts(settings: dict[str, str]) -> None:
     assert "--chat, --outcome, --code, --line or --run" in one_line(await share_worker("rerun", **settings), 2)
 
 
+@sqlite_only
 async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
     line = one_line(await share_worker("rerun", "--chat", "no", "--day", "yesterday", **settings), 2)
     assert " is over, and a call now would count for " in line
@@ -184,12 +192,14 @@ async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
     assert "'soon' is not a day" in one_line(await share_worker("rerun", "--chat", "a", "--day", "soon", **settings), 2)
 
 
+@sqlite_only
 async def test_a_wrong_line_and_an_empty_stdin_are_told(settings: dict[str, str]) -> None:
     assert "'0155' has no country code" in one_line(await share_worker("rerun", "--line", "0155", **settings), 2)
     ended = await fed(b"", "rerun", "--chat", "-", **settings)
     assert "stdin is empty; give one chat id a line" in one_line(ended, 2)
 
 
+@sqlite_only
 async def test_without_linq_nobody_is_called_and_it_says_so(
     live: Scene, linq_clock: Later, settings: dict[str, str]
 ) -> None:

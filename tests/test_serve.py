@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.commands import KEY, Ended, finish, share_worker, share_worker_process, start
+from tests.databases import sqlite_only
 from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import db
@@ -220,6 +221,7 @@ async def test_it_is_not_ready_while_it_stops_and_lives_to_the_end(linq: Scene, 
     assert await linq.outcomes() == {"chat": "unknown"}
 
 
+@sqlite_only
 async def test_a_refused_key_is_a_metric(linq: Scene, serve: Begin) -> None:
     linq.account.access_denied = True
     served: Served = await serve(**earlier_today())  # type: ignore[misc] # a coroutine of one
@@ -257,6 +259,7 @@ async def test_replicas_finish_what_a_killed_one_left(
     assert linq.account.requests["list_cards"] == 4, "one cards call a pass and replica, and one of this run"
 
 
+@sqlite_only
 async def test_a_taken_address_is_said_in_one_line(linq: Scene, serve: Begin, database_url: str) -> None:
     served: Served = await serve(**later_today())  # type: ignore[misc] # a coroutine of one
     port = served.url.rpartition(":")[2]
@@ -313,6 +316,7 @@ def settings(linq: Scene, database_url: str) -> dict[str, str]:
     return {"LINQ_API_KEY": KEY, "LINQ_BASE_URL": linq.base_url, "DATABASE_URL": database_url}
 
 
+@sqlite_only
 async def test_a_run_tells_the_watchdog_that_it_begins_and_ends_well(
     linq: Scene, settings: dict[str, str], watchdog: tuple[Watchdog, str]
 ) -> None:
@@ -325,6 +329,7 @@ async def test_a_run_tells_the_watchdog_that_it_begins_and_ends_well(
     assert "planted-uuid" not in ended.err + ended.out
 
 
+@sqlite_only
 async def test_a_run_tells_the_watchdog_that_it_ended_badly(
     linq: Scene, settings: dict[str, str], watchdog: tuple[Watchdog, str]
 ) -> None:
@@ -335,6 +340,7 @@ async def test_a_run_tells_the_watchdog_that_it_ended_badly(
     assert "403/2005" in dog.pings[1][1]
 
 
+@sqlite_only
 async def test_serve_tells_the_watchdog_too(
     linq: Scene, serve: Begin, watchdog: tuple[Watchdog, str], tmp_path: Path
 ) -> None:
@@ -349,6 +355,7 @@ async def test_serve_tells_the_watchdog_too(
     assert "planted-uuid" not in ended.err
 
 
+@sqlite_only
 @pytest.mark.parametrize("trouble", ["refused", "status"])
 async def test_a_watchdog_in_trouble_harms_no_pass(
     linq: Scene, settings: dict[str, str], watchdog: tuple[Watchdog, str], trouble: str
