@@ -1,7 +1,7 @@
 """Breaks the modules that hold the promise, one small change at a time, and sees whether a test notices.
 
     make mutants                                                   # every module below; hours on a slow machine
-    nice .venv/bin/python scripts/mutants.py worker/ledger/attempts.py      # one of them
+    nice .venv/bin/python scripts/mutants.py worker/ledger/attempts.py      # one of them; --lines 40-60 for a part
     nice .venv/bin/python scripts/mutants.py --list                # what would be changed
 
 Each mutant is run in a process of its own, forked from one that has the libraries loaded; the changed module exists in
@@ -46,6 +46,21 @@ TESTS: Final = {
         "tests/test_partner_rows.py",
     ],
     "worker/db/partner_values.py": ["tests/test_partner_rows.py"],
+    "worker/sharing/calls.py": [
+        "tests/test_share_pass.py",
+        "tests/test_pass_faults.py",
+        "tests/test_http_faults.py",
+        "tests/test_rerun.py",
+    ],
+    "worker/sharing/walk.py": ["tests/test_share_pass.py", "tests/test_ledger.py", "tests/test_rerun.py"],
+    "worker/sharing/limits.py": ["tests/test_pace.py", "tests/test_share_pass.py"],
+    "worker/linq/client.py": [
+        "tests/test_linq.py",
+        "tests/test_linq_never_sent.py",
+        "tests/test_answers_garbled.py",
+        "tests/test_http_side.py",
+    ],
+    "worker/linq/answers.py": ["tests/test_linq.py", "tests/test_any_answer.py", "tests/test_answers_garbled.py"],
     "worker/sharing/share_pass.py": [
         "tests/test_share_pass.py",
         "tests/test_pass_faults.py",
