@@ -273,11 +273,11 @@ async def test_a_taken_address_is_said_in_one_line(linq: Scene, serve: Begin, da
 @pytest.mark.parametrize(
     ("setting", "value", "sign"),
     [
-        ("SHARE_SCHEDULE", "0 25 * * *", "SHARE_SCHEDULE is '0 25 * * *', but may be a crontab expression"),
+        ("SHARE_SCHEDULE", "0 25 * * *", "SHARE_SCHEDULE is '0 25 * * *'; it must be a crontab expression"),
         ("SHARE_SCHEDULE", "5/15 * * * *", "('5/15' is no minute)"),
-        ("HTTP_HOST", "example", "HTTP_HOST is 'example', but may be an IP address"),
+        ("HTTP_HOST", "example", "HTTP_HOST is 'example'; it must be an IP address"),
         ("HTTP_PORT", "http", "HTTP_PORT is 'http'"),
-        ("HEARTBEAT_URL", "planted-beat", "HEARTBEAT_URL holds something else, but may be"),
+        ("HEARTBEAT_URL", "planted-beat", "HEARTBEAT_URL must be an http"),
     ],
 )
 async def test_a_wrong_setting_ends_it_with_2_and_one_line(setting: str, value: str, sign: str) -> None:
