@@ -98,8 +98,5 @@ async def ledger(settings: Settings, *, migrates: bool = False) -> AsyncIterator
         DatabaseError: the database cannot be used.
     """
     async with engine(settings, create=migrates) as opened:
-        if migrates:
-            await db.migrate(opened)
-        else:
-            await db.require_current_schema(opened)
+        await db.prepare(opened, migrates=migrates)
         yield opened

@@ -239,7 +239,7 @@ class _Sources(PydanticBaseSettingsSource):
         """The values that are set."""
         sources: list[Mapping[str, str | None]] = [os.environ]
         if self.config.get("env_file"):
-            sources.append(dotenv_values(DOTENV, encoding="utf-8"))
+            sources.append(dotenv_values(DOTENV))
         values: dict[str, str] = {}
         for source in sources:
             for name in self.settings_cls.model_fields:
@@ -288,7 +288,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 def _proxy_variables() -> dict[str, str]:
     """The proxy variables as curl names them, which are no settings of ours; the environment before `.env`."""
-    known = dotenv_values(".env") | os.environ
+    known = dotenv_values(DOTENV) | os.environ
     return {name: value for name in VARIABLES if (value := known.get(name))}
 
 

@@ -3,7 +3,7 @@
 Outside of this folder it is `from worker import db`, and `worker.db.tables` for the tables.
 """
 
-from worker.db.engine import WRITE_SECONDS, opened, read, schema_of, write
+from worker.db.engine import opened, read, schema_of, write
 from worker.db.faults import describe, is_passing, one_line_errors
 from worker.db.outage import PAUSE_SECONDS, Outage
 from worker.db.schema import (
@@ -12,6 +12,7 @@ from worker.db.schema import (
     VERSION_TABLE,
     alembic_config,
     migrate,
+    prepare,
     require_current_schema,
     schema_revision,
 )
@@ -22,7 +23,6 @@ __all__ = [
     "MIGRATION_LOCK",
     "PAUSE_SECONDS",
     "VERSION_TABLE",
-    "WRITE_SECONDS",
     "Outage",
     "alembic_config",
     "describe",
@@ -31,6 +31,7 @@ __all__ = [
     "one_line_errors",
     "opened",
     "parse_url",
+    "prepare",
     "read",
     "require_current_schema",
     "schema_of",

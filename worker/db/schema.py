@@ -44,6 +44,18 @@ async def schema_revision(engine: AsyncEngine) -> str | None:
         return await connection.run_sync(_revision)
 
 
+async def prepare(engine: AsyncEngine, *, migrates: bool) -> None:
+    """Bring the schema up to date, or only check that it is.
+
+    Raises:
+        SchemaError: as `migrate` and `require_current_schema` do.
+    """
+    if migrates:
+        await migrate(engine)
+    else:
+        await require_current_schema(engine)
+
+
 async def require_current_schema(engine: AsyncEngine) -> None:
     """Return if the schema is the one this version needs.
 

@@ -102,10 +102,7 @@ async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, mi
     outage = db.Outage(engine.url)
     while not stop.is_set():
         try:
-            if migrates:
-                await db.migrate(engine)
-            else:
-                await db.require_current_schema(engine)
+            await db.prepare(engine, migrates=migrates)
         except SQLAlchemyError as error:
             outage.failed(error, clock.monotonic(), patience=math.inf)
         else:
