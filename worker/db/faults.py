@@ -14,6 +14,9 @@ from worker.errors import DatabaseError
 BUSY_SECONDS: Final = 30
 """How long a SQLite write waits for another process's write."""
 
+INSUFFICIENT_PRIVILEGE: Final = "42501"
+"""PostgreSQL's code for a statement that the role may not execute."""
+
 
 @contextmanager
 def one_line_errors(url: URL) -> Iterator[None]:
@@ -54,10 +57,13 @@ def describe(error: BaseException, url: URL) -> str:
             f"the database {name}: the pooler refuses an option of DATABASE_URL ({line}); "
             "leave 'options' out of the URL, and name the schema in DATABASE_SCHEMA"
         )
-    if state in {"25006", "42501"}:  # read-only transaction, insufficient privilege
-        return f"the database {name} refuses writing: {line}"
-    if state == "53100":
-        return f"the database {name} cannot grow: {line}"
+    meanings: dict[str, str] = {
+        "25006": f"refuses writing: {line}",  # read-only transaction
+        INSUFFICIENT_PRIVILEGE: f"refuses: {line}; 'share-worker check' names missing grants",
+        "53100": f"cannot grow: {line}",  # disk full
+    }
+    if state in meanings:
+        return f"the database {name} {meanings[state]}"
     if state is None:
         return f"the database {name} cannot be reached: {line}"
     return f"the database {name}: {line}"
@@ -93,6 +99,11 @@ def first_line(error: BaseException) -> str:
 def is_duplicate_table(error: SQLAlchemyError) -> bool:
     """Whether a table could not be made because it exists."""
     return _sqlstate(error) == "42P07" or "already exists" in str(_cause(error))
+
+
+def may_not_make_tables(error: SQLAlchemyError) -> bool:
+    """Whether the role may not make or alter a table, or no schema that it may use is on the search path."""
+    return _sqlstate(error) in {INSUFFICIENT_PRIVILEGE, "3F000"}
 
 
 def _cause(error: BaseException) -> BaseException | None:

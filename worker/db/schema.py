@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
 from worker.db.engine import read, schema_of, write
-from worker.db.faults import first_line, is_duplicate_table
+from worker.db.faults import first_line, is_duplicate_table, may_not_make_tables
 from worker.db.url import shown
 from worker.errors import SchemaError
 
@@ -71,8 +71,8 @@ async def migrate(engine: AsyncEngine) -> bool:
     Makes the PostgreSQL schema too, if it does not exist.
 
     Raises:
-        SchemaError: the database is newer than this version, or holds tables of the same name that are not the
-        worker's.
+        SchemaError: the database is newer than this version, holds tables of the same name that are not the worker's,
+        or its role may not change the schema.
     """
     if await schema_revision(engine) == HEAD:
         return False
@@ -90,6 +90,9 @@ async def migrate(engine: AsyncEngine) -> bool:
                     f"{shown(engine.url)} already has a table that the worker wants to make ({first_line(error)}); "
                     "give the worker a database of its own, or on PostgreSQL a schema: DATABASE_SCHEMA=share_worker"
                 )
+                raise SchemaError(msg) from error
+            if may_not_make_tables(error):
+                msg = f"{_mismatch(revision, shown(engine.url))} as a role that may change it ({first_line(error)})"
                 raise SchemaError(msg) from error
             raise
     return True
@@ -150,15 +153,17 @@ def _has_table(connection: Connection, name: str) -> bool:
 
 
 def _compare(revision: str | None, name: str) -> None:
-    if revision == HEAD:
-        return
+    if revision != HEAD:
+        raise SchemaError(_mismatch(revision, name))
+
+
+def _mismatch(revision: str | None, name: str) -> str:
+    """How a revision differs from this version's, and what to do."""
     if revision is None:
-        msg = f"the database {name} has no tables of the worker's yet; run 'share-worker migrate'"
-    elif revision < HEAD:
-        msg = f"the schema of {name} is at {revision}, older than this version's {HEAD}; run 'share-worker migrate'"
-    else:
-        msg = f"the schema of {name} is at {revision}, newer than this version's {HEAD}; run a newer share-worker"
-    raise SchemaError(msg)
+        return f"the database {name} has no tables of the worker's yet; run 'share-worker migrate'"
+    if revision < HEAD:
+        return f"the schema of {name} is at {revision}, older than this version's {HEAD}; run 'share-worker migrate'"
+    return f"the schema of {name} is at {revision}, newer than this version's {HEAD}; run a newer share-worker"
 
 
 def _migrations_folder() -> Path:
