@@ -1,7 +1,8 @@
 """The commands around the passes: `migrate` and `check` before the first one, `simulator` and `demo` to try it all."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,11 @@ from worker.cli.shell import Json, finish, read_settings, stop_on_signals
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from worker.account import Card
+    from worker.cli.output.check import Finding
+    from worker.rules.eligibility import Rules
     from worker.settings import Settings
     from worker.simulator.account import Account
     from worker.simulator.chats import Chat
@@ -84,12 +90,11 @@ async def _migrate(settings: "Settings") -> int:
 async def _check(settings: "Settings", *, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from worker import assembly, db
+    from worker import assembly
     from worker.cli.output import check as output
     from worker.cli.output import passes
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
-    from worker.questions import check
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()
@@ -115,18 +120,9 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
         except LinqError as error:
             add(output.key_finding(settings.LINQ_BASE_URL, linq.proxy, error))
     try:
-        async with assembly.ledger(settings) as engine:
-            found = f"{db.shown(assembly.database_url(settings))}, schema at revision {db.HEAD}"
-            add(output.Finding(state="ok", about="database", found=found))
-            schema = db.schema_of(engine.sync_engine)
-            faults = await check.examine_table(engine)
-            add(*output.fault_findings(faults, schema))
-            if not any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
-                lines, wrong = await check.examine_lines(engine, cards)
-                add(*output.line_findings(lines))
-                add(output.due_finding(await check.count_due(engine, assembly.rules(settings), cards, clock.now())))
-                add(*output.number_findings(wrong, schema))
-                add(*output.fault_findings(await check.examine_rows(engine, clock.now()), schema))
+        async with assembly.engine(settings) as engine:
+            async for finding in _database_findings(engine, assembly.rules(settings), cards, clock.now()):
+                add(finding)
     except WorkerError as error:
         add(output.Finding(state="FAIL", about="database", found=str(error)))
     wrong_count = sum(finding.state == "FAIL" for finding in findings)
@@ -135,6 +131,47 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
     else:
         passes.print_lines("", f"{wrong_count} of these need attention." if wrong_count else "All is well.")
     return 1 if wrong_count else 0
+
+
+async def _database_findings(
+    engine: "AsyncEngine", rules: "Rules", cards: "Collection[Card] | None", now: datetime
+) -> "AsyncIterator[Finding]":
+    """What `check` finds in the database; `cards` are the account's, None if Linq did not list them.
+
+    Raises:
+        SchemaError: the schema is not the one that this version needs.
+    """
+    from worker import db
+    from worker.cli.output import check as output
+    from worker.questions import check
+    from worker.questions.privileges import examine_privileges
+
+    privileges = await examine_privileges(engine)
+    may_look = privileges is None or privileges.may_look
+    if may_look:
+        await db.prepare(engine, migrates=False)
+        found = f"{db.shown(engine.url)}, schema at revision {db.HEAD}"
+        yield output.Finding(state="ok", about="database", found=found)
+    if privileges is not None:
+        for finding in output.privilege_findings(privileges):
+            yield finding
+    if not may_look:
+        return
+    schema = db.schema_of(engine.sync_engine)
+    faults = await check.examine_table(engine)
+    for finding in output.fault_findings(faults, schema):
+        yield finding
+    if any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
+        return
+    lines, wrong = await check.examine_lines(engine, cards)
+    for finding in output.line_findings(lines):
+        yield finding
+    yield output.due_finding(await check.count_due(engine, rules, cards, now))
+    for finding in (
+        *output.number_findings(wrong, schema),
+        *output.fault_findings(await check.examine_rows(engine, now), schema),
+    ):
+        yield finding
 
 
 async def _demo(folder: Path | None) -> int:

@@ -8,6 +8,7 @@ from worker.account import Card
 from worker.db.partner_values import LONGEST_ID
 from worker.proxy import Proxy
 from worker.questions.check import Fault, FaultKind, LineUse, WrongNumber
+from worker.questions.privileges import MissingGrant, Privileges
 from worker.rules.eligibility import Verdict
 from worker.text import one_line
 
@@ -92,6 +93,41 @@ def fault_findings(faults: Sequence[Fault], schema: str | None = None) -> Iterat
     """The faults of the table `chats` and of its rows."""
     for fault in faults:
         yield Finding(state="FAIL", about="chats", found=_fault_text(fault, schema))
+
+
+def privilege_findings(privileges: Privileges) -> Iterator[Finding]:
+    """What the database's role may not do, with the SQL that an owner of the tables can run."""
+    role = privileges.role
+    if privileges.unusable_schema is not None:
+        schema = privileges.unusable_schema
+        found = f"{role} may not use the schema {schema}: GRANT USAGE ON SCHEMA {schema} TO {role}"
+        yield Finding(state="FAIL", about="grants", found=found)
+    if privileges.is_standby:
+        found = "the server is a standby and may only be read; a pass needs the primary"
+        yield Finding(state="FAIL", about="grants", found=found)
+    elif privileges.is_read_only:
+        setting = f"ALTER ROLE {role} SET default_transaction_read_only = off"
+        found = f"{role} may only read, since its transactions are read-only; for a role that makes passes: {setting}"
+        yield Finding(state="FAIL", about="grants", found=found)
+    if privileges.may_look and not privileges.may_write:
+        grants = "; ".join(_grant(grant, role) for grant in privileges.for_a_pass)
+        found = f"{role} may only read: it can look, but a pass fails. For a role that makes passes: {grants}"
+        yield Finding(state="FAIL", about="grants", found=found)
+        return
+    for grant in privileges.for_a_pass:
+        found = f"{role} lacks {_listed(grant)} on {grant.table}, so a pass fails: {_grant(grant, role)}"
+        yield Finding(state="FAIL", about="grants", found=found)
+    for grant in privileges.for_prune:
+        found = f"{role} lacks {_listed(grant)} on {grant.table}, which only 'prune' needs: {_grant(grant, role)}"
+        yield Finding(state="note", about="grants", found=found)
+
+
+def _listed(grant: MissingGrant) -> str:
+    return ", ".join(grant.privileges)
+
+
+def _grant(grant: MissingGrant, role: str) -> str:
+    return f"GRANT {_listed(grant)} ON {grant.schema}.{grant.table} TO {role}"
 
 
 def _card_finding(line: LineUse, card: Card) -> Finding:
