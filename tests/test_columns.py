@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from worker.cli.output import attempts, runs
+from worker.cli.output import attempts, chats, runs
 from worker.cli.output.tables import column_lines
 
 NAMES = ["Ann", "山田太郎", "Zoe\u0308", "Bea 👋", "김서연 & Co"]
@@ -76,3 +76,18 @@ def test_only_a_terminal_loses_columns() -> None:
     lines = list(column_lines(attempts.HEAD, ATTEMPTS, expendable=attempts.EXPENDABLE))
     assert lines[1].endswith("  no active contact card")
     assert len(lines) == 3
+
+
+CHATS = [("7d9f2c1e-3b52-4a0e-9c55-0f6a2d8e4b71", "+15550100001", "2026-03-10 10:00+01", "card_inactive")]
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(100, "chat line last outbound verdict"), (80, "chat last outbound verdict"), (60, "chat verdict")],
+)
+def test_a_narrow_terminal_shows_ids_and_verdicts_of_chats_whole(width: int, shown: str) -> None:
+    lines = list(column_lines(chats.HEAD, CHATS, expendable=chats.EXPENDABLE, width=width))
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(lines[0].split()) == shown
+    assert lines[1].startswith(CHATS[0][0])
+    assert lines[1].endswith("  card_inactive")

@@ -36,7 +36,11 @@ async def in_a_shell(line: str, settings: Mapping[str, str]) -> Ended:
 
 
 @pytest.mark.parametrize(
-    "command", ["attempts", "attempts --json", "attempts --csv", "runs", "status", "check", "run --dry-run", "--help"]
+    "command",
+    [
+        *("attempts", "attempts --json", "attempts --csv", "runs", "status", "check", "run --dry-run", "--help"),
+        *("chats list", "chats list --json", "chats export"),
+    ],
 )
 async def test_a_full_disk_is_said_in_one_line(live: Scene, settings: dict[str, str], command: str) -> None:
     await live.add_chat("chat")
@@ -46,7 +50,7 @@ async def test_a_full_disk_is_said_in_one_line(live: Scene, settings: dict[str, 
     assert ended.err == "share-worker: the output cannot be written: No space left on device\n"
 
 
-@pytest.mark.parametrize("command", ["attempts", "runs --json", "status", "--help"])
+@pytest.mark.parametrize("command", ["attempts", "runs --json", "status", "chats list", "chats export", "--help"])
 async def test_a_pipe_that_nobody_reads_ends_it_without_a_word(
     live: Scene, settings: dict[str, str], command: str
 ) -> None:

@@ -12,12 +12,12 @@ from typing import TextIO
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import cards, chats, history, passes, prune, rerun, setup
+from worker.cli import cards, chat_files, chats, history, passes, prune, rerun, setup
 from worker.cli.app import app
 from worker.cli.shell import complain
 from worker.errors import UsageError, WorkerError
 
-__all__ = ["app", "cards", "chats", "history", "main", "passes", "prune", "rerun", "setup"]
+__all__ = ["app", "cards", "chat_files", "chats", "history", "main", "passes", "prune", "rerun", "setup"]
 
 
 def main() -> None:

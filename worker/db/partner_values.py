@@ -82,3 +82,21 @@ def _compile_as_text_sqlite(element: as_text, compiler: SQLCompiler, **options: 
     value = compiler.process(element.clauses, **options)
     in_hex = f"CASE WHEN {value} IS NOT NULL THEN 'X''' || hex({value}) || '''' END"
     return f"CASE WHEN is_utf8(CAST({value} AS BLOB)) THEN CAST({value} AS TEXT) ELSE {in_hex} END"
+
+
+class as_time(FunctionElement[datetime]):  # noqa: N801 -- named as SQL functions are
+    """A partner's time column as it was written; null where SQLite keeps what Python's driver refuses to read."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(as_time)
+def _compile_as_time(element: as_time, compiler: SQLCompiler, **options: object) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(as_time, "sqlite")
+def _compile_as_time_sqlite(element: as_time, compiler: SQLCompiler, **options: object) -> str:
+    column_ = compiler.process(element.clauses, **options)
+    return f"CASE WHEN {column_} IS NOT NULL AND is_utf8(CAST({column_} AS BLOB)) THEN {column_} END"
