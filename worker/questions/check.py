@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker import db
 from worker.account import Card
 from worker.chats import facts
+from worker.chats.rows import CLOCK_ERROR
 from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
 from worker.db.tables import chats
@@ -39,9 +40,6 @@ from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts
 
 TIMESTAMPS: Final = ("last_outbound_at", "last_inbound_at", "paused_at", "missing_at")
 """The columns of `chats` whose timestamps are looked at."""
-
-CLOCK_ERROR: Final = timedelta(minutes=5)
-"""A timestamp up to this far ahead is no fault: the clock that wrote it may be ahead of ours."""
 
 BLANKS: Final = " \t\r\n"
 
