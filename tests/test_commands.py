@@ -22,7 +22,7 @@ NOBODY = "http://127.0.0.1:9"
 COMMANDS = [
     *("run", "serve", "rerun"),
     *("explain", "attempts", "runs", "status"),
-    *("pause", "resume", "cards", "prune"),
+    *("pause", "resume", "chats", "cards", "prune"),
     *("check", "migrate", "simulator", "demo"),
 ]
 UNDER_CARDS = ["list", "create", "update"]
