@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.commands import KEY, ROOT, Ended, finish, one_line, share_worker, start
-from tests.conftest import HandClock
 from tests.databases import plain
 from tests.later import zone_where_it_is_noon
 from tests.scene import Scene, until
@@ -275,14 +274,11 @@ async def test_a_schema_that_the_worker_may_not_change_is_left_to_another_role(
 
 
 @pytest.fixture
-async def scene(engine: AsyncEngine, clock: HandClock) -> AsyncIterator[Scene]:
-    account = Account(clock=clock.now)
-    async with serving(account) as base_url:
-        scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
-        scene.add_line()
-        for number in range(12):
-            await scene.add_chat(f"chat-{number:02}")
-        yield scene
+async def scene(scene: Scene) -> Scene:
+    """The usual scene, in this database, with chats that are due."""
+    for number in range(12):
+        await scene.add_chat(f"chat-{number:02}")
+    return scene
 
 
 def grant_only_what_a_pass_needs(roles: Roles, *, but: tuple[str, str] | None = None) -> None:

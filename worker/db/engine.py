@@ -11,13 +11,13 @@ share a server's connections with others, through a pooler in transaction mode.
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, event
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, RowMapping, Select, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -36,6 +36,9 @@ CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 600.0
 WRITE_SECONDS: Final = 60.0
 """How long a transaction may take; counting a million chats is a long read, while writes are all short."""
+
+ROWS_AT_ONCE: Final = 1_000
+"""Rows of a streamed query in memory at once."""
 
 _BEGIN_WRITING: Final = {"begin_statement": "BEGIN IMMEDIATE"}
 """SQLite: a writing transaction takes the write lock as it begins."""
@@ -94,6 +97,17 @@ async def read(engine: AsyncEngine, *, seconds: float | None = READ_SECONDS) -> 
         if engine.dialect.name == "postgresql":
             await connection.exec_driver_sql(_NAMED)
         yield connection
+
+
+async def stream(
+    engine: AsyncEngine, statement: Select[*tuple[object, ...]], values: Mapping[str, object] | None = None
+) -> AsyncIterator[RowMapping]:
+    """The rows of a query as they come, for a reader that may be slow; few of them are in memory at once."""
+    async with read(engine, seconds=None) as connection:
+        result = await connection.stream(statement, values, execution_options={"yield_per": ROWS_AT_ONCE})
+        async for rows in result.mappings().partitions():
+            for row in rows:
+                yield row
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ sorts more than one day.
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -17,9 +16,6 @@ from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards, runs, share_attempts
 from worker.ledger.attempts import is_stale
 from worker.outcomes import Outcome, RunStatus, Tally
-
-PARTITION: Final = 1_000
-"""Rows in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,11 +202,8 @@ def _newest_first(wanted: AttemptFilter) -> Select[*tuple[object, ...]]:
 async def _stream(
     engine: AsyncEngine, statement: Select[*tuple[object, ...]], at_most: int | None
 ) -> AsyncIterator[Attempt]:
-    async with db.read(engine, seconds=None) as connection:
-        result = await connection.stream(statement.limit(at_most), execution_options={"yield_per": PARTITION})
-        async for rows in result.mappings().partitions():
-            for row in rows:
-                yield Attempt(**row)
+    async for row in db.stream(engine, statement.limit(at_most)):
+        yield Attempt(**row)
 
 
 async def _day_before(engine: AsyncEngine, wanted: AttemptFilter, day: date | None) -> date | None:

@@ -3,21 +3,18 @@
 Rows are streamed, whatever a partner wrote into them: what cannot be read as a time is None.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Label, Row, Select, Text, select
+from sqlalchemy import Label, Text, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
 from worker.db.partner_values import as_text, as_time
 from worker.db.tables import UtcTime, chats, spelt
 from worker.rules.eligibility import Rules, Verdict, moment, source, verdict
-
-PARTITION: Final = 1_000
-"""Rows in memory at once."""
 
 EXPORTED: Final = tuple(column.name for column in chats.columns if column.name not in {"created_at", "updated_at"})
 """The columns of an export: all that say something of the chat."""
@@ -60,17 +57,14 @@ async def list_chats(
         statement = statement.where(chats.c.from_number.in_(wanted.lines))
     # The condition on the key, even without `after`, lets SQLite walk by the key instead of sorting.
     statement = statement.where(chats.c.id > wanted.after if wanted.after is not None else chats.c.id >= "")
-    async for row in _stream(engine, statement.order_by(chats.c.id).limit(at_most), moment(rules, now)):
-        yield ListedChat(
-            id=row.id, from_number=row.from_number, verdict=row.verdict, last_outbound_at=row.last_outbound_at
-        )
+    async for row in db.stream(engine, statement.order_by(chats.c.id).limit(at_most), moment(rules, now)):
+        yield ListedChat(**row)
 
 
-async def all_chats(engine: AsyncEngine) -> AsyncIterator[Row[*tuple[object, ...]]]:
+async def all_chats(engine: AsyncEngine) -> AsyncIterator[Sequence[object]]:
     """All chats, with the values of the columns `EXPORTED`."""
-    statement = select(*(_readable(name) for name in EXPORTED)).order_by(chats.c.id)
-    async for row in _stream(engine, statement, {}):
-        yield row
+    async for row in db.stream(engine, select(*(_readable(name) for name in EXPORTED)).order_by(chats.c.id)):
+        yield list(row.values())
 
 
 def _readable(name: str) -> Label[str] | Label[datetime] | Label[bool]:
@@ -80,13 +74,3 @@ def _readable(name: str) -> Label[str] | Label[datetime] | Label[bool]:
     if isinstance(column.type, UtcTime):
         return as_time(column).label(name)
     return column.is_not(False).label(name)  # as the verdict takes it: what is not clearly no group is one
-
-
-async def _stream(
-    engine: AsyncEngine, statement: Select[*tuple[object, ...]], parameters: Mapping[str, object]
-) -> AsyncIterator[Row[*tuple[object, ...]]]:
-    async with db.read(engine, seconds=None) as connection:
-        result = await connection.stream(statement, parameters, execution_options={"yield_per": PARTITION})
-        async for rows in result.partitions():
-            for row in rows:
-                yield row
