@@ -440,6 +440,7 @@ async def test_a_card_is_made_inactive_and_active_again_by_another_process(
     [
         ({"phone_number": "+15550100099", "is_active": True}, 404),
         ({"phone_number": LINE, "is_active": "no"}, 400),
+        ({"phone_number": LINE, "is_active": 1}, 400),
         ({"phone_number": LINE}, 400),
         ([], 400),
     ],
@@ -452,6 +453,41 @@ async def test_a_card_that_is_not_there_or_not_described_is_left_alone(
     assert answer.status_code == status
     assert answer.json()["error"]
     assert account.cards == before
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "code"),
+    [
+        ("lines", {"phone_number": LINE, "is_refused": True}, 2027),
+        ("chats", {"id": "chat", "is_available": False}, 2013),
+        ("chats", {"id": "chat", "is_blocked": True}, 2026),
+        ("chats", {"id": "chat", "shared_elsewhere": True}, 1007),
+    ],
+)
+async def test_another_process_makes_linq_refuse_a_line_or_a_chat(
+    http: httpx.AsyncClient, path: str, change: dict[str, object], code: int
+) -> None:
+    assert (await http.post(f"/_simulator/{path}", json=change)).status_code == 200
+    assert (await http.post(SHARE)).json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "complaint"),
+    [
+        ("lines", {"phone_number": LINE, "reputation": "BAD"}, 'one of ["HEALTHY", "AT_RISK", "CRITICAL"], not "BAD"'),
+        ("lines", {"phone_number": LINE, "color": "red"}, "line_type, reputation, is_refused, not color"),
+        ("lines", {"phone_number": "+15550100099", "is_refused": True}, "there is no line '+15550100099'"),
+        ("chats", {"id": "nobody", "is_blocked": True}, "there is no chat 'nobody'"),
+        ("chats", {"id": "chat", "shared_elsewhere": False}, "must be one of [true], not false"),
+    ],
+)
+async def test_a_change_that_makes_no_sense_is_refused_in_one_line(
+    http: httpx.AsyncClient, path: str, change: dict[str, object], complaint: str
+) -> None:
+    answer = await http.post(f"/_simulator/{path}", json=change)
+    assert answer.status_code in (400, 404)
+    assert complaint in answer.json()["error"]
+    assert (await http.post(SHARE)).status_code == 202
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"path": "share"}', '{"path": "share", "status": "x"}', "[1]", "\xff"])

@@ -83,6 +83,7 @@ def chat(
     health_status: str = "HEALTHY",
     recipients: tuple[str, ...] = (),
     is_group: bool = False,
+    is_available: bool = True,
 ) -> Chat:
     return Chat(
         id=chat_id,
@@ -93,6 +94,7 @@ def chat(
         health_status=health_status,
         recipients=recipients,
         is_group=is_group,
+        is_available=is_available,
     )
 
 
@@ -240,6 +242,13 @@ async def test_a_share_outside_imessage_is_accepted_and_has_no_effect(
     assert not call.took_effect
 
 
+async def test_a_share_on_an_rcs_line_is_accepted_and_has_no_effect(linq: AsyncLinqAPIV3, account: Account) -> None:
+    account.put_line(Line(LINE, line_type="RCS"))
+    await linq.chats.share_contact_card("chat")
+    [call] = account.share_calls
+    assert (call.status, call.took_effect) == (202, False)
+
+
 async def test_a_share_without_a_prior_outbound_message_is_accepted_and_has_no_effect(
     linq: AsyncLinqAPIV3, account: Account
 ) -> None:
@@ -287,6 +296,31 @@ async def test_an_opted_out_recipient_is_blocked_in_every_chat_until_they_write_
     await linq.chats.share_contact_card("group")
     account.put_chat(chat("marked", recipients=recipient))
     await linq.chats.share_contact_card("marked")
+
+
+async def test_a_line_chat_or_number_that_linq_refuses_is_named_by_its_code(
+    linq: AsyncLinqAPIV3, account: Account
+) -> None:
+    share = linq.chats.share_contact_card
+    account.block(account.chats["chat"].recipients[0])
+    await refused(share("chat"), PermissionDeniedError, 2026)
+    account.put_line(Line(LINE, is_refused=True))
+    await refused(share("chat"), PermissionDeniedError, 2027)
+    account.put_chat(chat("chat", is_available=False))
+    await refused(share("chat"), ConflictError, 2013)
+    account.put_chat(chat("chat"))
+    account.put_line(Line(LINE))
+    account.unblock(account.chats["chat"].recipients[0])
+    await share("chat")
+
+
+async def test_a_share_by_another_program_limits_the_chat_and_is_not_ours(
+    linq: AsyncLinqAPIV3, account: Account, clock: StoppedClock
+) -> None:
+    account.share_elsewhere("chat")
+    clock.now += timedelta(seconds=60)
+    assert (await refused(linq.chats.share_contact_card("chat"), RateLimitError, 1007)).retry_after == 240
+    assert [call.took_effect for call in account.share_calls] == [False]
 
 
 async def test_the_checks_of_a_share_come_in_linqs_order(linq: AsyncLinqAPIV3, account: Account) -> None:

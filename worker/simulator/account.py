@@ -30,6 +30,9 @@ CARD_WRITE_WINDOW: Final = timedelta(minutes=10)
 """The time in which `CARD_WRITES` are counted."""
 
 SERVICES_WITHOUT_CARDS: Final = frozenset({"SMS", "RCS"})
+
+LINE_TYPES: Final = ("iMessage", "RCS")
+REPUTATIONS: Final = ("HEALTHY", "AT_RISK", "CRITICAL")
 """Sharing has no effect in chats of these services, and is answered as if it had (guide 'Contact cards')."""
 
 _E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")
@@ -55,11 +58,12 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A phone number of the account, E.164."""
+    """A phone number of the account, E.164; while it `is_refused`, it may do nothing new (2027)."""
 
     phone_number: str
     line_type: str = "iMessage"
     reputation: str = "HEALTHY"
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class Account:
     _chat_ids: list[str] = field(default_factory=list, init=False, repr=False)
     _chat_ids_of: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _opted_out: set[str] = field(default_factory=set, init=False, repr=False)
+    _blocked: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.faults = Faults(self.seed)
@@ -226,6 +231,22 @@ class Account:
             self._opted_out.add(chat.recipients[0])
         elif known is not None and known.health_status == "OPTED_OUT":
             self._opted_out.discard(known.recipients[0])
+
+    def block(self, handle: str) -> None:
+        """Block a person's number: in direct chats with them Linq refuses what is sent (2026)."""
+        self._blocked.add(handle)
+
+    def unblock(self, handle: str) -> None:
+        """Take a block away, if there is one."""
+        self._blocked.discard(handle)
+
+    def share_elsewhere(self, chat_id: str) -> None:
+        """Share in a chat as another program of the partner's would: the limit of the chat counts it, the log does not.
+
+        Raises:
+            KeyError: There is no such chat.
+        """
+        self._last_share[self.chats[chat_id].id] = self.clock()
 
     def remove_chat(self, chat_id: str) -> None:
         """Take a chat away: Linq no longer knows it.
@@ -324,9 +345,17 @@ class Account:
         return card
 
     def update_card(
-        self, phone_number: str, first_name: str | None, last_name: str | None, image_url: str | None
+        self,
+        phone_number: str,
+        first_name: str | None,
+        last_name: str | None,
+        image_url: str | None,
+        *,
+        removes_image: bool = False,
     ) -> Card:
         """Change the parts of a line's active card that are given; None leaves a part as it is.
+
+        That null removes the image is what integrators see; Linq's reference does not name it.
 
         Raises:
             ApiError: 1007, too many writes; 2012, the line has no active card.
@@ -337,7 +366,7 @@ class Account:
             card,
             first_name=card.first_name if first_name is None else first_name,
             last_name=card.last_name if last_name is None else last_name,
-            image_url=card.image_url if image_url is None else image_url,
+            image_url=None if removes_image else card.image_url if image_url is None else image_url,
         )
         self.cards[phone_number] = card
         return card
@@ -372,18 +401,27 @@ class Account:
         """Let a logged share request take effect, if the recipient's side allows for one.
 
         Raises:
-            ApiError: In the order of the checks: 2001, no such chat; 2012, the chat's line has no active card; 2024,
-                the recipient opted out; 1007, a share took effect in this chat less than `SHARE_WINDOW` ago.
+            ApiError: In the order of the checks: 2001, no such chat; 2013, the chat cannot be used any more; 2027, the
+                line may do nothing new; 2012, it has no active card; 2024, the recipient opted out; 2026, the account
+                blocked them; 1007, a share took effect in this chat less than `SHARE_WINDOW` ago.
         """
         chat = self.find_chat(entry.call.chat_id)
+        line = self.lines[chat.from_number]
+        if not chat.is_available:
+            raise ApiError(409, 2013, "Chat unavailable")
+        if line.is_refused:
+            raise ApiError(403, 2027, "Phone number is temporarily ineligible for new activity")
         self._active_card(chat.from_number)
         if not chat.is_group and chat.recipients[0] in self._opted_out:
             raise ApiError(403, 2024, "Recipient has opted out of receiving messages")
+        if not chat.is_group and chat.recipients[0] in self._blocked:
+            raise ApiError(403, 2026, "Recipient handle is blocked by this account")
         now = self.clock()
         last = self._last_share.get(chat.id)
         if last is not None and now - last < SHARE_WINDOW:
             raise ApiError(429, 1007, "Rate limit exceeded", (last + SHARE_WINDOW - now).total_seconds())
-        if chat.service not in SERVICES_WITHOUT_CARDS and chat.last_outbound_at is not None:
+        reaches = chat.service not in SERVICES_WITHOUT_CARDS and line.line_type not in SERVICES_WITHOUT_CARDS
+        if reaches and chat.last_outbound_at is not None:
             self._last_share[chat.id] = now
             entry.log[entry.number] = replace(entry.call, took_effect=True)
 

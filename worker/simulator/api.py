@@ -134,7 +134,9 @@ def _create_card(account: Account, request: ApiRequest) -> Answer:
 
 def _update_card(account: Account, request: ApiRequest) -> Answer:
     number = check_e164(request.query.get("phone_number"))
-    card = account.update_card(number, **_card_fields(request.json_body()))
+    fields = request.json_body()
+    removes_image = "image_url" in fields and fields["image_url"] is None
+    card = account.update_card(number, **_card_fields(fields), removes_image=removes_image)
     return answer_json(200, _card(account, card))
 
 
@@ -183,7 +185,7 @@ _SHARED: Final = answer_json(202, {"success": True})
 
 
 def _card_fields(fields: Mapping[str, object]) -> dict[str, str | None]:
-    """The parts of a card that may be set; null counts as left out."""
+    """The parts of a card that may be set; for null, None."""
     names: dict[str, str | None] = {}
     for name in ("first_name", "last_name", "image_url"):
         value = fields.get(name)

@@ -19,9 +19,9 @@ class Chat:
     """A chat as Linq holds it; the fields that a partner keeps in its own table have that table's names.
 
     Times are aware and in UTC. `last_outbound_at` is None for a chat without an outbound message (one that failed is
-    none). `recipients` left empty stands for one recipient with a number of its own. `former_number` is a line that
-    has left the chat: Linq lists it among the handles, as `is_me` too. The messages are not stored: `messages_of`
-    derives `outbound_count` and `inbound_count` of them from the times.
+    none). Linq refuses a chat that is not `is_available` (2013). `recipients` left empty stands for one recipient with
+    a number of its own. `former_number` is a line that has left the chat: Linq lists it among the handles, as `is_me`
+    too. The messages are not stored: `messages_of` derives `outbound_count` and `inbound_count` of them from the times.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Chat:
     last_outbound_at: datetime | None = None
     last_inbound_at: datetime | None = None
     health_status: str = "HEALTHY"
+    is_available: bool = True
     recipients: tuple[str, ...] = ()
     created_at: datetime = _LONG_AGO
     former_number: str | None = None

@@ -6,13 +6,16 @@ For other processes and for curl; they ask for no key, which is why the simulato
     POST   /_simulator/faults          place one: a JSON object with the fields of `Fault`; answers its id
     DELETE /_simulator/faults[?id=1]   remove one, or all
     POST   /_simulator/cards           make a line's card active or not: {"phone_number": ..., "is_active": false}
+    POST   /_simulator/lines           change a line: {"phone_number": ...} and any of LINE_FIELDS
+    POST   /_simulator/chats           change a chat: {"id": ...} and any of CHAT_FIELDS
     GET    /_simulator/shares          the share log and its totals [?chat_id=...: of one chat]
     GET    /_simulator/state           what the account holds, and how often each operation was called
     POST   /_simulator/reset           forget log, limits, counts and faults; lines, cards and chats stay
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Final
 
 from starlette.applications import Starlette
@@ -20,11 +23,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from worker.simulator.account import Account, ShareCall
+from worker.simulator.account import LINE_TYPES, REPUTATIONS, Account, Line, ShareCall
 from worker.simulator.faults import fault_from_json
 
 CONTROLS_PATH: Final = "_simulator"
 """The first part of the path of every control endpoint."""
+
+LINE_FIELDS: Final = {"line_type": LINE_TYPES, "reputation": REPUTATIONS, "is_refused": (True, False)}
+CHAT_FIELDS: Final = {"is_available": (True, False), "is_blocked": (True, False), "shared_elsewhere": (True,)}
+"""What may be changed over HTTP, and to which values. `shared_elsewhere`: another program shared there just now."""
 
 
 def controls(account: Account) -> Starlette:
@@ -53,19 +60,42 @@ def controls(account: Account) -> Starlette:
 
     async def set_card(request: Request) -> JSONResponse:
         try:
-            told = json.loads(await request.body())
-            number, is_active = told["phone_number"], told["is_active"]
-        except (ValueError, TypeError, KeyError):
-            return _refusal(400, "a JSON object is needed, with phone_number and is_active")
-        if not isinstance(number, str) or number not in account.cards:
+            number, changes = _changes(await request.body(), "phone_number", {"is_active": (True, False)})
+        except ValueError as error:
+            return _refusal(400, str(error))
+        if number not in account.cards:
             return _refusal(404, f"phone_number: no line {number!r} has a card")
-        if not isinstance(is_active, bool):
-            return _refusal(400, f"is_active: must be true or false, not {is_active!r}")
-        if is_active:
+        if changes.get("is_active", True):
             account.activate_card(number)
         else:
             account.deactivate_card(number)
-        return JSONResponse({"phone_number": number, "is_active": is_active})
+        return JSONResponse({"phone_number": number} | changes)
+
+    async def set_line(request: Request) -> JSONResponse:
+        try:
+            number, changes = _changes(await request.body(), "phone_number", LINE_FIELDS)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        if number not in account.lines:
+            return _refusal(404, f"phone_number: there is no line {number!r}")
+        account.put_line(Line(**asdict(account.lines[number]) | changes))
+        return JSONResponse(asdict(account.lines[number]))
+
+    async def set_chat(request: Request) -> JSONResponse:
+        try:
+            chat_id, changes = _changes(await request.body(), "id", CHAT_FIELDS)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        if chat_id not in account.chats:
+            return _refusal(404, f"id: there is no chat {chat_id!r}")
+        chat = account.chats[chat_id]
+        account.put_chat(replace(chat, is_available=bool(changes.get("is_available", chat.is_available))))
+        if "is_blocked" in changes:
+            change_block = account.block if changes["is_blocked"] else account.unblock
+            change_block(chat.recipients[0])
+        if "shared_elsewhere" in changes:
+            account.share_elsewhere(chat_id)
+        return JSONResponse({"id": chat_id} | changes)
 
     async def list_shares(request: Request) -> JSONResponse:
         chat_id = request.query_params.get("chat_id")
@@ -96,11 +126,35 @@ def controls(account: Account) -> Starlette:
             Route(f"{base}/faults", add_fault, methods=["POST"]),
             Route(f"{base}/faults", remove_faults, methods=["DELETE"]),
             Route(f"{base}/cards", set_card, methods=["POST"]),
+            Route(f"{base}/lines", set_line, methods=["POST"]),
+            Route(f"{base}/chats", set_chat, methods=["POST"]),
             Route(f"{base}/shares", list_shares, methods=["GET"]),
             Route(f"{base}/state", show_state, methods=["GET"]),
             Route(f"{base}/reset", reset, methods=["POST"]),
         ]
     )
+
+
+def _changes(body: bytes, key: str, allowed: Mapping[str, Sequence[str | bool]]) -> tuple[str, dict[str, str | bool]]:
+    """What a request names by `key`, and the changes that it asks for.
+
+    Raises:
+        ValueError: it is no JSON object, names nothing, asks for no change, or for one that is not allowed.
+    """
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    fields = f"{key} and one or more of {', '.join(allowed)}"
+    if not isinstance(document, dict) or not isinstance(document.get(key), str):
+        raise ValueError(f"must be a JSON object with {fields}")
+    named = document.pop(key)
+    if not document or not document.keys() <= allowed.keys():
+        raise ValueError(f"must hold {fields}, not {', '.join(map(str, document)) or 'nothing else'}")
+    for name, value in document.items():
+        if not any(value is one or (isinstance(value, str) and value == one) for one in allowed[name]):
+            raise ValueError(f"{name}: must be one of {json.dumps(allowed[name])}, not {json.dumps(value)}")
+    return named, document
 
 
 def share_totals(account: Account) -> dict[str, object]:
