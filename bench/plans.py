@@ -83,7 +83,7 @@ async def of_a_pass(url: str) -> dict[str, list[str]]:
                     run_id=run_id,
                     day=rules.share_day(now),
                     now=now,
-                    among=window.ids[:100],
+                    among=list(window.line_of)[:100],
                     at_most=20,
                 )
             plans["claim"] = _joined(found)

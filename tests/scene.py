@@ -15,8 +15,9 @@ from worker.cli.demo import known_chat
 from worker.clock import Clock
 from worker.db.tables import chats as chats_table
 from worker.db.tables import share_attempts
+from worker.ledger.runs import close_run, open_run
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, Request, Trigger
+from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Limits
@@ -26,6 +27,8 @@ from worker.simulator.account import Account, Line
 from worker.simulator.chats import Chat
 
 LINE = "+15550100001"
+BEFORE = "19700101T000000Z-before"
+"""The id of the pass of `Scene.ran_yesterday`."""
 
 
 class MovableClock(Clock, Protocol):
@@ -84,6 +87,15 @@ class Scene:
         """Write chats of the account into the table."""
         async with db.write(self.engine) as connection:
             await facts.add_chats(connection, map(known_chat, known))
+
+    async def ran_yesterday(self) -> None:
+        """Leave a completed pass of the day before in the table: the next start of the service is not the first one."""
+        at = self.clock.now() - timedelta(days=1)
+        async with db.write(self.engine) as connection:
+            await open_run(
+                connection, run_id=BEFORE, trigger=Trigger.SCHEDULE, share_day=at.date(), worker="w:1", now=at
+            )
+            await close_run(connection, run_id=BEFORE, status=RunStatus.COMPLETED, detail=None, tally=None, now=at)
 
     async def change_chat(self, chat_id: str, **values: object) -> None:
         """Change a row of the table `chats`."""

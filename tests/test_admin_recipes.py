@@ -19,7 +19,7 @@ from worker import db
 from worker.clock import SystemClock
 from worker.db.tables import share_attempts
 from worker.rules.again import Again
-from worker.simulator.account import Account
+from worker.simulator.account import Account, Line
 from worker.simulator.faults import Fault
 from worker.simulator.server import serving
 
@@ -83,14 +83,28 @@ async def card_was_inactive(live: Scene, settings: dict[str, str]) -> None:
     assert await live.outcomes() == {CHAT: "rejected"}
 
 
+async def line_was_refused(live: Scene, settings: dict[str, str]) -> None:
+    """The first share of the line got a 2027, and its other chats were left alone."""
+    live.account.put_line(Line(LINE, is_refused=True))
+    assert (await share_worker("run", **settings)).code == 0
+    assert await live.outcomes() == {CHAT: "rejected"}
+
+
+async def key_was_of_another_account(live: Scene, settings: dict[str, str]) -> None:
+    """Linq knew none of the chats: 2001."""
+    live.account.add_fault(Fault(path="share", status=404, code=2001, times=3))
+    assert (await share_worker("run", **settings)).code == 1
+    assert set((await live.outcomes()).values()) == {"rejected"}
+
+
 async def linq_was_down(live: Scene, settings: dict[str, str]) -> None:
-    """Ten calls in a row got a 503, and the pass stopped."""
+    """Ten requests in a row got a 503, and the pass stopped."""
     for number in range(20):
         await live.add_chat(f"chat-{number:02}")
     live.account.add_fault(Fault(path="share", status=503, times=10))
     ended = await share_worker("run", **settings)
     assert ended.code == 1
-    assert "10 calls in a row got no answer of Linq's" in ended.out
+    assert "10 requests in a row got no answer of Linq's" in ended.out
 
 
 async def key_was_refused(live: Scene, settings: dict[str, str]) -> None:
@@ -140,6 +154,12 @@ EXPECTED = {
         card_was_inactive,
         ["no active card", "2012", "active", "shared  ", "shared  "],
         {CHAT: 2, **dict.fromkeys(NEIGHBOURS, 1)},
+    ),
+    "Linq refused a line": Expected(line_was_refused, ["Linq refused it (403/2027), until ", "2027"], {CHAT: 1}),
+    "The key was of another account": Expected(
+        key_was_of_another_account,
+        ["All is well", "3 chats restored", "shared  3", "already_today  3"],
+        {CHAT: 2, **dict.fromkeys(NEIGHBOURS, 2)},
     ),
     "Linq was down at 10": Expected(
         linq_was_down,

@@ -120,11 +120,13 @@ async def test_any_answer_to_a_share_is_one_whole_row(scene: Scene, bodies: list
         scene.account.add_fault(Fault(path="share", chat_id=chat_id, status=status, body=b"" if bodiless else body))
     result = await scene.one_pass(limits=Limits(per_second=0, concurrency=1))
     called = scene.called()
-    assert called == ["a", "b", "c"][: len(called)]
+    assert called[:1] == ["a"]
+    assert len(called) == len(set(called))
     assert len(called) == 3 or result.status is not RunStatus.COMPLETED
     attempts = await scene.attempts()
-    assert [attempt.chat_id for attempt in attempts] == called
-    for attempt, status in zip(attempts, statuses, strict=False):
+    assert [attempt.chat_id for attempt in attempts] == sorted(called)
+    for attempt in attempts:
+        status = dict(zip("abc", statuses, strict=True))[attempt.chat_id]
         expected = "shared" if status < 300 else "rejected" if 400 <= status < 500 else "unknown"
         assert (attempt.outcome.value, attempt.http_status) == (expected, status)
         assert attempt.finished_at is not None

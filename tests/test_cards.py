@@ -14,6 +14,7 @@ from tests.conftest import HandClock
 from tests.databases import sqlite_only
 from tests.scene import LINE, Scene
 from worker import db
+from worker.account import Card
 from worker.errors import UsageError
 from worker.linq import card_writer
 from worker.linq.card_writer import CardWriter, Fields, Written
@@ -173,6 +174,21 @@ async def test_told_to_stop_it_ends_the_wait(desk: Desk) -> None:
     written = await desk.write("create")
     assert written.problem == "Linq has the card, but it was not active yet when the wait was ended"
     assert desk.account.requests["list_cards"] <= 1
+
+
+async def test_an_image_is_removed_and_one_that_linq_keeps_is_told(desk: Desk) -> None:
+    desk.account.put_card(LINE, "Ann", image_url="https://x.example/a.png")
+    bare = Fields(phone_number=LINE, removes_image=True)
+    written = await desk.write("update", bare)
+    assert written == Written(
+        card=Card(phone_number=LINE, first_name="Ann", last_name=None, image_url=None, is_active=True)
+    )
+    kept = {"phone_number": LINE, "first_name": "Ann", "image_url": "https://x.example/a.png", "is_active": True}
+    desk.account.add_fault(Fault(path="update_card", status=200, body=json.dumps(kept)))
+    written = await desk.write("update", bare)
+    assert written.problem == "Linq accepted the update, but the card still has its image"
+    with pytest.raises(UsageError, match="--image-url sets the image and --no-image removes it"):
+        card_writer.fields(LINE, image_url="https://x.example/a.png", removes_image=True)
 
 
 async def test_where_a_card_is_active_it_offers_the_update(desk: Desk) -> None:
@@ -417,7 +433,7 @@ async def test_ctrl_c_ends_the_wait_for_a_card(desk: Desk) -> None:
     [
         (["create", "5550100001", "--first-name", "Ann"], "'5550100001' has no country code"),
         (["create", LINE, "--first-name", " "], "the first name is empty; a card needs one"),
-        (["update", LINE], "nothing to update; give --first-name, --last-name or --image-url"),
+        (["update", LINE], "nothing to update; give --first-name, --last-name, --image-url or --no-image"),
         (["update", LINE, "--image-url", "http://x.example/a.png"], "the image URL is 'http://x.example/a.png', but"),
     ],
 )

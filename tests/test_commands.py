@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 import stat
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -87,9 +87,10 @@ async def test_on_a_terminal_a_line_counts_the_answers_as_they_come(live: Scene,
     live.account.add_fault(Fault(path="share", chat_id="chat-1", status=400, code=1005))
     watched = await seen("run", **settings)
     assert watched.code == 0
-    assert "shared 2 · rejected 1" in watched.err
+    assert re.search(r"[23]/3", watched.err), "how far it is, of the due ones"
+    assert "1 x rejected 400/1005 Simulated" in watched.err
     await live.add_chat("chat-3")
-    assert "shared 1" not in (await share_worker("run", **settings)).err, "a file wants no line that is written anew"
+    assert "100%" not in (await share_worker("run", **settings)).err, "a file wants no line that is written anew"
 
 
 @sqlite_only
@@ -103,7 +104,7 @@ async def test_run_logs_json_lines_with_the_fields_of_each_attempt(live: Scene, 
     recorded = {event["chat_id"]: event for event in events if event["event"] == "share.recorded"}
     assert recorded["chat"]["outcome"] == "shared"
     assert recorded["chat"]["level"] == "info"
-    assert recorded["bad"]["level"] == "warning"
+    assert recorded["bad"]["level"] == "info", "single rejected chats are normal"
     bad = {name: recorded["bad"][name] for name in ("outcome", "status", "code")}
     assert bad == {"outcome": "rejected", "status": 400, "code": 1005}
     (refused,) = live.account.calls_of("bad")
@@ -120,6 +121,31 @@ async def test_run_json_is_one_document_for_machines(live: Scene, settings: dict
     assert document["trigger"] == "command"
     assert document["tally"]["shared"] == 1
     assert datetime.fromisoformat(document["started_at"]).utcoffset() == timedelta(0)
+
+
+@sqlite_only
+async def test_a_dry_run_with_a_limit_counts_as_it_says(live: Scene, settings: dict[str, str]) -> None:
+    for number in range(5):
+        await live.add_chat(f"chat-{number}")
+    ended = await share_worker("run", "--dry-run", "--limit", "3", **settings)
+    assert re.search(r"^  due +3  would be shared with$", ended.out, re.MULTILINE)
+    assert re.search(r"^  left +2  due, but beyond --limit$", ended.out, re.MULTILINE)
+    assert re.search(r"^  chats +5$", ended.out, re.MULTILINE)
+    document = json.loads((await share_worker("run", "--dry-run", "--limit", "3", "--json", **settings)).out)
+    assert (document["due"], document["left"], document["chats"]) == (["chat-0", "chat-1", "chat-2"], 2, 5)
+    closed = earlier_hours()
+    outside = await share_worker("run", "--dry-run", **settings, SHARE_HOURS=closed)
+    assert f"It is outside of SHARE_HOURS, {closed}: a pass shares with nobody before " in outside.out
+    refused = await share_worker("run", **settings, SHARE_HOURS=closed)
+    assert refused.code == 1
+    assert f"why: it is outside of SHARE_HOURS, {closed} (UTC)" in refused.out
+    assert live.called() == []
+
+
+def earlier_hours() -> str:
+    """Hours that are over, or far from now."""
+    hour = (datetime.now(UTC).hour + 12) % 23
+    return f"{hour:02}:00-{hour + 1:02}:00"
 
 
 @sqlite_only
@@ -339,10 +365,12 @@ async def test_check_says_line_by_line_that_all_is_well(live: Scene, settings: d
         ["ok", "database"],
         ["ok", "card"],
         ["ok", "chats"],
+        ["ok", "chats"],
         ["All", "is"],
     ]
     assert lines[3][2] == f"{LINE} (Acme Support): active, 2 chats"
     assert lines[4][2] == "1 of 2 are due now; 1 not_imessage"
+    assert lines[5][2] == "Linq has the due chat that was looked up"
     assert live.called() == []
 
 

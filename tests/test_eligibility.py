@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import assembly, db
 from worker.db.tables import chats, contact_cards, share_attempts
-from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts, due_ids, moment, source, verdict
+from worker.rules.eligibility import Rules, Verdict, as_read, count_verdicts, due_ids, moment, source, verdict
 from worker.settings import Settings
 from worker.sharing.candidates import Due
 
@@ -230,10 +230,10 @@ def test_the_share_day_is_the_date_in_the_time_zone(zone: str, day: int) -> None
 async def test_cards_read_for_a_dry_run_stand_in_for_the_stored_ones(engine: AsyncEngine) -> None:
     await add(engine, [row("active"), row("inactive", from_number=INACTIVE), row("none", from_number=NONE)])
     async with db.read(engine) as connection:
-        turned = as_cards({ACTIVE: False, NONE: True})
-        counts = await count_verdicts(connection, Rules(), NOW, cards=turned)
+        turned = as_read({ACTIVE: False, NONE: True}, None)
+        counts = await count_verdicts(connection, Rules(), NOW, known=turned)
         due = (await connection.execute(due_ids(Rules(), turned), moment(Rules(), NOW))).scalars().all()
-        nothing = await count_verdicts(connection, Rules(), NOW, cards=as_cards({}))
+        nothing = await count_verdicts(connection, Rules(), NOW, known=as_read({}, None))
     assert counts == {Verdict.NO_CARD: 1, Verdict.CARD_INACTIVE: 1, Verdict.DUE: 1}
     assert due == ["none"]
     assert nothing == {Verdict.NO_CARD: 3}
@@ -246,7 +246,7 @@ async def test_the_walk_goes_on_after_the_last_id(engine: AsyncEngine) -> None:
     async with db.read(engine) as connection:
         while after is not None:
             window = await Due(Rules()).read_ahead(connection, NOW, after=after, at_most=2)
-            walked += window.ids
+            walked += window.line_of
             after = window.after
     assert walked == ["B", "Z", "a", "c", "é"]
 
@@ -278,7 +278,7 @@ async def test_without_any_card_no_line_has_one(engine: AsyncEngine) -> None:
     """Also one that a partner left empty."""
     await add(engine, [row("chat", from_number=""), row("other")])
     async with db.read(engine) as connection:
-        counts = await count_verdicts(connection, Rules(), NOW, cards=as_cards({}))
+        counts = await count_verdicts(connection, Rules(), NOW, known=as_read({}, None))
     assert counts == {Verdict.NO_CARD: 2}
 
 

@@ -187,7 +187,7 @@ async def test_a_reader_can_look_and_is_told_that_it_may_only_read(roles: Roles,
     assert grants(await share_worker("check", **settings)) == [
         [
             "note",
-            f"share_reader lacks DELETE on {table}, which only 'prune' needs: "
+            f"share_reader lacks DELETE on {table}, which only 'prune' and SHARE_KEEP_DAYS need: "
             f"GRANT DELETE ON {roles.table(table)} TO share_reader",
         ]
         for table in ("share_attempts", "runs")
@@ -211,7 +211,7 @@ async def test_check_names_each_missing_grant_with_the_sql_that_gives_it(roles: 
          "GRANT INSERT, UPDATE ON sharing.share_attempts TO share_worker"],
         ["FAIL", "share_worker lacks SELECT, INSERT, UPDATE on runs, so a pass fails: "
          "GRANT SELECT, INSERT, UPDATE ON sharing.runs TO share_worker"],
-        ["note", "share_worker lacks DELETE on runs, which only 'prune' needs: "
+        ["note", "share_worker lacks DELETE on runs, which only 'prune' and SHARE_KEEP_DAYS need: "
          "GRANT DELETE ON sharing.runs TO share_worker"],
     ]  # fmt: skip
     document = json.loads((await share_worker("check", "--json", **settings)).out)
@@ -260,7 +260,7 @@ async def test_a_schema_that_the_worker_may_not_change_is_left_to_another_role(
     roles: Roles, live: Scene, revision: str | None
 ) -> None:
     if revision is None:
-        roles.admin.execute(f"DROP TABLE {', '.join(PASS_NEEDS)}, lines")
+        roles.admin.execute(f"DROP TABLE {', '.join(PASS_NEEDS)}")
     else:
         roles.admin.execute("UPDATE share_worker_version SET version_num = %s", [revision])
     settings = settings_of(roles, live, "share_worker")
@@ -299,9 +299,10 @@ async def failure(scene: Scene) -> str | None:
         return str(error)
 
 
-A_CARD_THAT_IS_GONE = """
+A_LINE_THAT_IS_GONE = """
     INSERT INTO contact_cards (phone_number, is_active, checked_at) VALUES ('+15550100099', true, now())
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING;
+    INSERT INTO lines (phone_number, checked_at) VALUES ('+15550100099', now()) ON CONFLICT DO NOTHING
 """
 
 
@@ -309,14 +310,14 @@ A_CARD_THAT_IS_GONE = """
 async def test_a_pass_needs_each_grant_that_check_asks_for_and_no_other(roles: Roles, scene: Scene) -> None:
     for table, privileges in PASS_NEEDS.items():
         for privilege in privileges:
-            roles.admin.execute(A_CARD_THAT_IS_GONE)
+            roles.admin.execute(A_LINE_THAT_IS_GONE)
             grant_only_what_a_pass_needs(roles, but=(table, privilege))
             told = await failure(scene)
             assert told is not None, f"{privilege} on {table} is not needed"
             assert told.isprintable()
             assert f"permission denied for table {table}; " in told
             assert scene.called() == []
-    roles.admin.execute(A_CARD_THAT_IS_GONE)
+    roles.admin.execute(A_LINE_THAT_IS_GONE)
     grant_only_what_a_pass_needs(roles)
     assert await failure(scene) is None
     assert len(scene.called()) == 12

@@ -221,9 +221,11 @@ async def test_the_rules_are_told_as_the_verdict_applies_them(known: Scene, engi
     assert judgement.verdict is Verdict.OPTED_OUT
     assert [state.rule for state in judgement.rules] == [rule for rule in Verdict if rule is not Verdict.DUE]
     assert {state.rule.value for state in judgement.rules if state.holds} == {"opted_out", "already_today", "too_soon"}
-    assert {state.rule.value for state in judgement.rules if state.holds is None} == {"dormant", "group_excluded"}
+    assert {state.rule.value for state in judgement.rules if state.holds is None} == {
+        *("dormant", "group_excluded", "no_inbound", "card_exchanged")
+    }
     facts = fact_texts(explained, Rules(max_per_chat=3))
-    assert facts[Verdict.OPTED_OUT] == "health_status is opted_out"
+    assert facts[Verdict.OPTED_OUT] == "health_status is opted_out; opted_out_at is empty"
     assert facts[Verdict.ALREADY_TODAY] == "shared 2026-03-10 09:00:00+00"
     assert facts[Verdict.CAP_REACHED] == "1 share; SHARE_MAX_PER_CHAT is 3"
 
@@ -239,7 +241,7 @@ async def test_an_explanation_keeps_within_a_narrow_terminal(known: Scene, engin
     start = next(number for number, line in enumerate(narrow) if line.startswith("> paused"))
     text_from_there = " ".join(" ".join(narrow[start : start + 5]).split())
     assert text_from_there.startswith("> paused yes 2026-03-10 10:30:00+01: the recipient complained twice, by letter")
-    assert " by phone missing no missing_at is empty " in text_from_there
+    assert " by phone missing - missing_at is empty " in text_from_there
 
 
 async def test_no_fact_contradicts_its_rule(known: Scene, engine: AsyncEngine) -> None:

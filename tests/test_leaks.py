@@ -76,7 +76,7 @@ async def test_no_secret_is_written_into_the_database_whatever_linq_repeats(scen
     scene.account.add_fault(
         Fault(path="share", chat_id="html", status=502, body=f"<h1>{told}</h1>", content_type=f"text/{key}")
     )
-    assert (await share_worker("run", **settings)).code == 0
+    assert (await share_worker("run", **settings)).code == 1, "not one share went through"
     assert len(await scene.attempts()) == 6
     assert any("***" in (attempt.error_message or "") for attempt in await scene.attempts())
 

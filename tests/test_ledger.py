@@ -431,7 +431,7 @@ async def test_the_candidates_are_read_a_window_at_a_time_each_once(engine: Asyn
     async with db.read(engine) as connection:
         while after is not None:
             window = await Due(RULES).read_ahead(connection, NOW, after=after, at_most=12)
-            windows.append(window.ids)
+            windows.append(list(window.line_of))
             after = window.after
     assert windows == [chat_ids[:12], chat_ids[12:24], chat_ids[24:]]
 
@@ -452,6 +452,6 @@ async def test_the_walk_goes_on_where_a_span_of_the_table_ends(engine: AsyncEngi
         names = ["id", "from_number", "service", "last_outbound_at"]
         await connection.execute(insert(chats).from_select(names, rows))
         while (window := await Due(RULES).read_ahead(connection, NOW, after=after, at_most=3)).after is not None:
-            walked.append(window.ids)
+            walked.append(list(window.line_of))
             after = window.after
-    assert [*walked, window.ids] == [["100000", str(100_000 + SPAN - 1)], [str(100_000 + n) for n in due[2:]]]
+    assert [*walked, list(window.line_of)] == [["100000", str(100_000 + SPAN - 1)], [str(100_000 + n) for n in due[2:]]]

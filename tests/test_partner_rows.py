@@ -21,7 +21,7 @@ from worker.db.partner_values import LONGEST_ID
 from worker.db.tables import chats, read_time, share_attempts
 from worker.outcomes import RunStatus
 from worker.questions import check
-from worker.rules.eligibility import Rules, as_cards, count_verdicts
+from worker.rules.eligibility import Rules, as_read, count_verdicts
 
 GOOD = "2026-03-10 07:00:00"
 ANY = Rules()
@@ -207,10 +207,10 @@ async def test_in_sqlite_each_form_of_a_time_is_judged_by_what_it_says(scene: Sc
     """All of them name a moment of that day: until thirty days later the chat is active, a day after that dormant."""
     rows = [(f"r{number:02}", LINE, "iMessage", 0, written) for number, written in enumerate(READABLE)]
     write(scene.engine, *rows)
-    cards = as_cards({LINE: True})
+    cards = as_read({LINE: True}, None)
     async with db.read(scene.engine) as connection:
-        before = await count_verdicts(connection, RECENT, datetime(2026, 4, 8, 23, tzinfo=UTC), cards=cards)
-        after = await count_verdicts(connection, RECENT, datetime(2026, 4, 10, tzinfo=UTC), cards=cards)
+        before = await count_verdicts(connection, RECENT, datetime(2026, 4, 8, 23, tzinfo=UTC), known=cards)
+        after = await count_verdicts(connection, RECENT, datetime(2026, 4, 10, tzinfo=UTC), known=cards)
     assert before == {"due": len(rows)}
     assert after == {"dormant": len(rows)}
 

@@ -46,7 +46,7 @@ async def test_a_claim_and_its_record_read_no_table_from_end_to_end(engine: Asyn
     await fill(engine)
     due = Due(Rules())
     async with write(engine) as connection:
-        ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
+        ids = list((await due.read_ahead(connection, START, after="", at_most=40)).line_of)
         with plans.watched(connection) as claiming:
             claims = await claim_on(connection, ids, now=START, at_most=20)
         done = Answer(outcome=Outcome.SHARED, http_status=202)
@@ -67,7 +67,7 @@ async def test_a_claim_does_not_read_the_attempts_of_a_day_that_has_just_begun(e
     await fill(engine)
     due = Due(Rules())
     async with write(engine) as connection:
-        ids = (await due.read_ahead(connection, START, after="", at_most=40)).ids
+        ids = list((await due.read_ahead(connection, START, after="", at_most=40)).line_of)
         with plans.watched(connection) as claiming:
             await claim_on(connection, ids, now=START, at_most=20)
     told = "\n".join(line for statement in claiming for line in statement)

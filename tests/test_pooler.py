@@ -111,7 +111,9 @@ async def test_serve_makes_its_pass_and_leaves_the_pool_as_it_was(
 ) -> None:
     before = states(pooled)
     await live.add_chat("chat")
-    process = await start("serve", **pooled_settings | {"LOG_LEVEL": "info"}, SHARE_SCHEDULE="0 0 * * *", HTTP_PORT="0")
+    process = await start(
+        "serve", "--now", **pooled_settings | {"LOG_LEVEL": "info"}, SHARE_SCHEDULE="0 0 * * *", HTTP_PORT="0"
+    )
     assert process.stderr is not None
     seen: list[str] = []
     while "pass.ended" not in seen:

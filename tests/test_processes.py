@@ -14,6 +14,7 @@ from tests.commands import KEY, finish, share_worker, start
 from tests.scene import Scene, until
 from worker import db
 from worker.clock import SystemClock
+from worker.sharing.limits import UNPROVEN
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
@@ -102,6 +103,7 @@ async def test_a_signal_drains_the_calls_in_flight(
     assert sorted(outcomes) == sorted(crowd.called())
     assert document["tally"]["shared"] == len(outcomes)
     assert document["tally"]["left"] > 0
+    assert '"level": "error"' not in ended.err, "an end that was asked for is no error"
     assert "Traceback" not in ended.err
 
 
@@ -109,7 +111,7 @@ async def test_a_second_signal_ends_it_at_once_and_the_ledger_is_true(crowd: Sce
     crowd.account.clear_faults()
     crowd.account.add_fault(Fault(path="share", delay_seconds=60, takes_effect=True))
     process = await start("run", **settings)
-    await until(lambda: len(crowd.called()) == 10)
+    await until(lambda: len(crowd.called()) == UNPROVEN)
     process.send_signal(signal.SIGTERM)
     stderr = process.stderr
     assert stderr is not None

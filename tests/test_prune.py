@@ -23,6 +23,7 @@ from worker.ledger import prune
 from worker.ledger.prune import Removed, latest_allowed, make_plan, remove
 from worker.ledger.runs import has_run_before, has_run_on, is_done, last_completed, running_workers
 from worker.rules.eligibility import Rules
+from worker.service.pruning import Pruning
 
 DAY = timedelta(days=1)
 ZONES = [ZoneInfo(name) for name in ("UTC", "Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago")]
@@ -355,3 +356,19 @@ async def test_a_signal_ends_it_between_two_batches(live: Scene, settings: dict[
     assert ended.code == 1
     assert ended.out.endswith(f"Removed {60_000 - left:,} attempts and 0 runs.\n")
     assert ended.err == "share-worker: it was told to stop before all was gone; run it again for the rest\n"
+
+
+# SHARE_KEEP_DAYS
+
+
+@pytest.mark.parametrize(("keep_days", "kept"), [(0, 5), (30, 4), (15, 3), (3, 3)])
+async def test_the_service_keeps_the_days_it_is_told_to_and_what_the_rules_read(
+    engine: AsyncEngine, clock: HandClock, keep_days: int, kept: int
+) -> None:
+    """A number that was blocked is not asked for again for a week, so the rules read nine days of the ledger."""
+    ages = [clock.now() - days * DAY for days in (0, 2, 9, 20, 40)]
+    await add(engine, [row("chat")], [attempt("chat", at.date(), "shared", at) for at in ages])
+    pruning = Pruning(engine, Rules(every_days=3), keep_days, clock=clock, stop=asyncio.Event())
+    pruning.begin()
+    await pruning.finished()
+    assert len(await history(engine)) == kept

@@ -14,7 +14,7 @@ from worker.db.tables import UtcTime, chats
 from worker.outcomes import Outcome, RunStatus
 from worker.rules.again import Again
 from worker.rules.eligibility import Rules, Verdict
-from worker.sharing.limits import Limits
+from worker.sharing.limits import REJECTIONS_IN_A_ROW, Limits
 from worker.sharing.rerun import Choice, Plan, Selection
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault
@@ -27,7 +27,8 @@ async def rejected(scene: Scene, *chat_ids: str) -> None:
     """Chats whose call of today was refused, six minutes ago."""
     for chat_id in chat_ids:
         await scene.add_chat(chat_id)
-    scene.account.add_fault(Fault(path="share", status=400, code=1005, times=len(chat_ids)))
+    code, status = (1005, 400) if len(chat_ids) < REJECTIONS_IN_A_ROW else (2026, 403)
+    scene.account.add_fault(Fault(path="share", status=status, code=code, times=len(chat_ids)))
     assert (await _tally(scene))["rejected"] == len(chat_ids)
     scene.clock.move(minutes=6)
 

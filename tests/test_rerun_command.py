@@ -178,6 +178,69 @@ async def test_nothing_that_fits_is_no_failure(live: Scene, settings: dict[str, 
     assert "No attempt of today matches." in ended.out
 
 
+async def test_force_says_how_many_get_the_card_twice_and_a_limit_takes_the_first_ones(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    words = ("rerun", "--line", LINE, "--force")
+    shown = await share_worker(*words, "--dry-run", **settings)
+    warning = "Of these 3 chats, 1 were shared with today already and 1 perhaps were: they may get the card twice."
+    assert warning in shown.out
+    document = json.loads((await share_worker(*words, "--dry-run", "--json", "--limit", "1", **settings)).out)
+    assert document["counts"] == {"allowed": 1, "beyond_limit": 2}
+    assert (document["shared_earlier"], document["perhaps_shared_earlier"]) == (1, 0)
+    ended = await share_worker(*words, "--limit", "1", "--yes", **settings)
+    assert ended.code == 0
+    assert Counter(live.called()) == {"good": 2, "lost": 1, "no": 1}
+
+
+async def test_a_pass_is_named_by_the_beginning_of_its_id_and_an_unknown_one_is_refused(
+    live: Scene, linq_clock: Later, settings: dict[str, str]
+) -> None:
+    await this_morning(live, linq_clock, settings)
+    run_id = next(attempt.run_id for attempt in await live.attempts("no"))
+    ended = await share_worker("rerun", "--run", run_id[:-2], "--dry-run", "--json", **settings)
+    assert "no" in [chat["chat_id"] for chat in json.loads(ended.out)["chats"]]
+    unknown = await share_worker("rerun", "--run", "19990101", "--yes", **settings)
+    assert one_line(unknown, 2) == "share-worker: there is no pass '19990101'"
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("explain", "nobody"), 2, "there is no chat 'nobody'"),
+        (("runs", "nothing"), 2, "there is no pass 'nothing'"),
+        (("attempts", "--run", "nothing"), 2, "there is no pass 'nothing'"),
+        (("attempts", "--day", "soon"), 2, "'soon' is not a day"),
+        (("cards", "update", LINE), 2, "nothing to update"),
+        (("chats", "restore"), 2, "say which chats to restore"),
+        (("status", "--nonsense"), 2, "no such option"),
+        (("pause", "--line", "+15550100009", "--yes"), 1, "has no chat of the line"),
+        (("cards", "list"), 1, "the contact cards could not be read"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, tuple) else "",
+)
+async def test_json_is_a_document_whatever_happens(
+    live: Scene, settings: dict[str, str], words: tuple[str, ...], code: int, error: str
+) -> None:
+    live.account.api_key = "another"
+    ended = await share_worker(*words, "--json", **settings)
+    assert ended.code == code
+    document = json.loads(ended.out)
+    assert list(document) == ["error"]
+    assert error in document["error"]
+    assert ended.err.endswith(f"share-worker: {document['error']}\n")
+
+
+@sqlite_only
+async def test_json_of_a_rerun_that_fits_nobody_is_its_plan(live: Scene, settings: dict[str, str]) -> None:
+    none = await share_worker("rerun", "--outcome", "rejected", "--yes", "--json", **settings)
+    assert (none.code, json.loads(none.out)["counts"]) == (0, {})
+    not_due = await share_worker("rerun", "--chat", "good", "--yes", "--json", **settings)
+    assert (not_due.code, json.loads(not_due.out)["counts"]) == (1, {"not_attempted": 1})
+
+
 @sqlite_only
 async def test_it_wants_to_be_told_which_attempts(settings: dict[str, str]) -> None:
     assert "--chat, --outcome, --code, --line or --run" in one_line(await share_worker("rerun", **settings), 2)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
-from tests.scene import Scene, until
+from tests.scene import BEFORE, Scene, until
 from worker import db
 from worker.db.tables import runs
 from worker.outcomes import PassResult, RunStatus, Trigger
@@ -52,7 +52,8 @@ class Keeper:
     async def passes(self) -> list[tuple[str, str]]:
         """What started each pass so far, and how it ended."""
         async with db.read(self.scene.engine) as connection:
-            rows = await connection.execute(select(runs.c.trigger, runs.c.status).order_by(runs.c.started_at))
+            made = select(runs.c.trigger, runs.c.status).where(runs.c.id != BEFORE)
+            rows = await connection.execute(made.order_by(runs.c.started_at))
             return [(trigger, status) for trigger, status in rows]
 
     def counted(self, event: str) -> float:
@@ -117,6 +118,7 @@ async def test_a_pass_is_made_when_its_time_comes_and_not_before(keep: MakeKeepe
 async def test_a_worker_that_was_down_at_the_time_makes_up_for_it_as_soon_as_it_is_back(keep: MakeKeeper) -> None:
     keep_before = keep()
     await keep_before.scene.add_chat("chat")
+    await keep_before.scene.ran_yesterday()
     keep_before.clock.move(hours=3, minutes=30)
     keeper = keep()
     with capture_logs() as logs:
@@ -127,6 +129,30 @@ async def test_a_worker_that_was_down_at_the_time_makes_up_for_it_as_soon_as_it_
     assert (keeper.counted("fired"), keeper.counted("missed")) == (1, 1)
     await keeper.wait(minutes=1)
     assert len(await keeper.passes()) == 1
+
+
+async def test_a_first_start_waits_for_its_next_time_and_says_when_that_is(keep: MakeKeeper) -> None:
+    keeper = keep()
+    await keeper.scene.add_chat("chat")
+    keeper.clock.move(hours=3)
+    with capture_logs() as logs:
+        await keeper.look()
+    assert await keeper.passes() == []
+    (waiting,) = [line for line in logs if line["event"] == "schedule.waiting"]
+    assert waiting["next"] == "2026-03-11T10:00:00+00:00"
+    await keeper.wait(hours=21, minutes=30)
+    assert await keeper.passes() == [("schedule", "completed")]
+    assert keeper.counted("missed") == 0
+
+
+async def test_now_makes_a_pass_at_once_and_the_schedule_stays(keep: MakeKeeper) -> None:
+    keeper = keep()
+    await keeper.scene.add_chat("chat")
+    await keeper.scheduler.start_now()
+    await keeper.look()
+    assert await keeper.passes() == [("command", "completed")]
+    await keeper.wait(minutes=30)
+    assert [trigger for trigger, _ in await keeper.passes()] == ["command", "schedule"]
 
 
 async def test_a_worker_that_comes_back_after_its_pass_was_made_makes_no_other_one(keep: MakeKeeper) -> None:
@@ -153,6 +179,7 @@ async def test_a_run_by_hand_that_left_chats_does_not_count(keep: MakeKeeper) ->
     keeper = keep()
     for number in range(4):
         await keeper.scene.add_chat(f"chat-{number}")
+    await keeper.scene.ran_yesterday()
     keeper.clock.move(hours=1)
     await keeper.scene.one_pass(limits=Limits(per_second=0, at_most=2))
     await keeper.wait(seconds=1)
@@ -269,6 +296,7 @@ async def test_a_pass_that_ends_only_after_midnight_does_not_cost_the_new_day(ke
     keeper = keep("@daily")
     keeper.clock.time = datetime(2026, 3, 10, 23, 59, tzinfo=UTC)
     await keeper.scene.add_chat("chat", last_outbound_at=MORNING)
+    await keeper.scene.ran_yesterday()
     keeper.scene.account.add_fault(Fault(path="share", delay_seconds=0.2, times=1))
     await keeper.scheduler.turn()
     await until(lambda: len(keeper.scene.called()) == 1)
@@ -279,7 +307,7 @@ async def test_a_pass_that_ends_only_after_midnight_does_not_cost_the_new_day(ke
     assert await keeper.passes() == [("catch_up", "completed"), ("schedule", "completed")]
     async with db.read(keeper.scene.engine) as connection:
         days = list((await connection.execute(select(runs.c.share_day).order_by(runs.c.started_at))).scalars())
-    assert [day.day for day in days] == [10, 11]
+    assert [day.day for day in days] == [9, 10, 11]
 
 
 async def test_a_time_that_comes_while_a_pass_runs_is_skipped_and_said(keep: MakeKeeper) -> None:
@@ -303,6 +331,7 @@ async def test_a_time_that_comes_while_a_pass_runs_is_skipped_and_said(keep: Mak
 async def test_looks_at_the_same_moment_start_one_pass(keep: MakeKeeper) -> None:
     keeper = keep()
     await keeper.scene.add_chat("chat")
+    await keeper.scene.ran_yesterday()
     keeper.clock.move(hours=2)
     await asyncio.gather(*(keeper.scheduler.turn() for _ in range(5)))
     await keeper.scheduler.finished()
@@ -401,6 +430,7 @@ async def test_told_to_stop_it_starts_nothing_more(keep: MakeKeeper) -> None:
 async def test_an_unreachable_database_is_a_failed_fire_and_still_owed(keep: MakeKeeper, engine: AsyncEngine) -> None:
     keeper = keep()
     await keeper.scene.add_chat("chat")
+    await keeper.scene.ran_yesterday()
     async with db.write(engine) as connection:
         await connection.exec_driver_sql("ALTER TABLE runs RENAME TO runs_away")
     keeper.clock.move(hours=2)

@@ -69,6 +69,7 @@ async def linq(engine: AsyncEngine) -> AsyncIterator[Scene]:
     async with serving(account) as base_url:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
         scene.add_line()
+        await scene.ran_yesterday()
         yield scene
 
 
@@ -219,6 +220,21 @@ async def test_it_is_not_ready_while_it_stops_and_lives_to_the_end(linq: Scene, 
     ended = await finish(served.process)
     assert ended.code == 0
     assert await linq.outcomes() == {"chat": "unknown"}
+
+
+@sqlite_only
+async def test_after_a_pass_it_removes_what_is_older_than_it_is_told_to_keep(
+    linq: Scene, serve: Begin, engine: AsyncEngine
+) -> None:
+    await linq.add_chat("chat")
+    async with db.write(engine) as connection:
+        old = "INSERT INTO share_attempts (chat_id, share_day, sequence, outcome, run_id, claimed_at)"
+        await connection.execute(text(f"{old} VALUES ('gone', '2020-01-01', 0, 'shared', 'r', '2020-01-01 10:00:00')"))
+    served: Served = await serve(**earlier_today(), SHARE_KEEP_DAYS="30")  # type: ignore[misc] # a coroutine of one
+    pruned = await served.until("ledger.pruned")
+    assert (pruned["attempts"], pruned["runs"]) == (1, 0)
+    assert (await served.end()).code == 0
+    assert await linq.outcomes() == {"chat": "shared"}
 
 
 @sqlite_only

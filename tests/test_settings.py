@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from worker.db.faults import describe
 from worker.db.url import shown
 from worker.errors import UsageError
 from worker.rules.eligibility import Rules
+from worker.rules.hours import Hours
 from worker.rules.schedule import Schedule
 from worker.settings import BASE_URL, Settings, load, misspelt
 from worker.sharing.limits import Limits
@@ -55,6 +57,7 @@ def test_everything_but_the_key_has_a_default() -> None:
     assert assembly.limits(settings) == Limits()
     assert assembly.schedule(settings) == Schedule("0 10 * * *", ZoneInfo("UTC"))
     assert settings.HEARTBEAT_URL is None
+    assert settings.SHARE_KEEP_DAYS == 0
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("127.0.0.1", 8080)
     assert (settings.SHARE_REQUEST_TIMEOUT, settings.LOG_FORMAT, settings.LOG_LEVEL) == (30, "auto", "info")
 
@@ -73,6 +76,12 @@ EVERY_SETTING: Final = {
     "SHARE_MAX_PER_CHAT": "10",
     "SHARE_ACTIVE_DAYS": "90",
     "SHARE_INCLUDE_GROUPS": "false",
+    "SHARE_HOURS": "09:00-21:30",
+    "SHARE_KEEP_DAYS": "400",
+    "SHARE_MAX_PER_SECOND_PER_LINE": "0.5",
+    "SHARE_REQUIRE_INBOUND": "true",
+    "SHARE_SKIP_LINES_AT": "AT_RISK",
+    "SHARE_STOP_WHEN_RECEIVED": "true",
     "SHARE_REQUEST_TIMEOUT": "12",
     "SHARE_DRAIN_SECONDS": "40",
     "HEARTBEAT_URL": HEARTBEAT,
@@ -95,11 +104,18 @@ def assert_every_setting_was_read(settings: Settings) -> None:
         max_per_chat=10,
         active_days=90,
         include_groups=False,
+        hours=Hours(time(9), time(21, 30)),
+        require_inbound=True,
+        skip_lines_at="AT_RISK",
+        stop_when_received=True,
     )
-    assert assembly.limits(settings, 5) == Limits(concurrency=7, per_second=2.5, drain_seconds=40, at_most=5)
+    assert assembly.limits(settings, 5) == Limits(
+        concurrency=7, per_second=2.5, per_second_per_line=0.5, drain_seconds=40, at_most=5
+    )
     assert assembly.schedule(settings) == Schedule("30 9 * * 1-5", ZoneInfo("Asia/Tokyo"))
     assert settings.HEARTBEAT_URL is not None
     assert settings.HEARTBEAT_URL.get_secret_value() == HEARTBEAT
+    assert settings.SHARE_KEEP_DAYS == 400
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("::1", 9000)
     assert (settings.SHARE_REQUEST_TIMEOUT, settings.LOG_FORMAT, settings.LOG_LEVEL) == (12, "json", "debug")
 
@@ -320,6 +336,12 @@ WRONG: Final[Mapping[str, list[str]]] = {
     "SHARE_MAX_PER_CHAT": ["-1", "100001", "1.5", "none"],
     "SHARE_ACTIVE_DAYS": ["-1", "36501", "0.5", "any"],
     "SHARE_INCLUDE_GROUPS": ["maybe", "2", "ja", "nein"],
+    "SHARE_REQUIRE_INBOUND": ["perhaps"],
+    "SHARE_STOP_WHEN_RECEIVED": ["perhaps"],
+    "SHARE_HOURS": ["9-21", "09:00", "09:00-09:00", "25:00-26:00", "09:00-24:30", "daily", "09:00-17:00,18:00-20:00"],
+    "SHARE_KEEP_DAYS": ["-1", "36501", "a year"],
+    "SHARE_SKIP_LINES_AT": ["HEALTHY", "bad", "1"],
+    "SHARE_MAX_PER_SECOND_PER_LINE": ["-1", "10001", "nan", "slow"],
     "SHARE_REQUEST_TIMEOUT": ["0", "0.9", "301", "nan", "inf", "30s"],
     "SHARE_DRAIN_SECONDS": ["0", "301", "nan", "-inf", "25 seconds"],
     "DATABASE_SCHEMA": ["Sharing", "my schema", "1st", "pg_own", "a;b", "a" * 64],

@@ -25,6 +25,10 @@ def rules(settings: Settings) -> Rules:
         max_per_chat=settings.SHARE_MAX_PER_CHAT,
         active_days=settings.SHARE_ACTIVE_DAYS,
         include_groups=settings.SHARE_INCLUDE_GROUPS,
+        skip_lines_at=None if settings.SHARE_SKIP_LINES_AT == "none" else settings.SHARE_SKIP_LINES_AT,
+        require_inbound=settings.SHARE_REQUIRE_INBOUND,
+        stop_when_received=settings.SHARE_STOP_WHEN_RECEIVED,
+        hours=settings.SHARE_HOURS,
     )
 
 
@@ -33,6 +37,7 @@ def limits(settings: Settings, at_most: int | None = None) -> Limits:
     return Limits(
         concurrency=settings.SHARE_CONCURRENCY,
         per_second=settings.SHARE_MAX_PER_SECOND,
+        per_second_per_line=settings.SHARE_MAX_PER_SECOND_PER_LINE,
         drain_seconds=settings.SHARE_DRAIN_SECONDS,
         at_most=at_most,
     )

@@ -3,6 +3,7 @@
     WorkerError              1  could not be completed
     +-- DatabaseError        1  the database cannot be reached, read or written
     |   +-- SchemaError      1  its tables are older or newer than this version needs
+    +-- PartlyDone           1  a result was printed, and says what was not done
     +-- UsageError           2  the command line or a setting is wrong
 
 What a call to Linq can come back with is another family, in `worker.linq.answers`.
@@ -21,6 +22,10 @@ class DatabaseError(WorkerError):
 
 class SchemaError(DatabaseError):
     """The database's tables are not those that this version of the worker needs."""
+
+
+class PartlyDone(WorkerError):  # noqa: N818 -- a result, not an error
+    """Not all was done, or nothing; the result, which was printed before, says what was."""
 
 
 class UsageError(WorkerError):

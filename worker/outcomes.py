@@ -110,6 +110,15 @@ def chats_in(tally: Tally) -> int:
     return attempted + tally["left"] + sum(tally["skipped"].values())
 
 
+LINE_RESTING: Final = "line_resting"
+"""The verdict on a chat that may become due again on the same day, with nothing but time."""
+
+
+def waiting_in(tally: Tally) -> int:
+    """How many chats of a tally another pass of the same day may share with."""
+    return tally["left"] + tally["skipped"].get(LINE_RESTING, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
     """How a pass ended. `tally` is None if it failed before the chats were counted."""
@@ -124,6 +133,8 @@ class PassResult:
     tally: Tally | None
     retry_after: float | None = None
     """Seconds after which Linq allows another try, if it said so."""
+    resume_at: datetime | None = None
+    """When more chats can be shared with on the share day: a line's rest is over, or SHARE_HOURS begin."""
     access_refused: bool = False
     stale_claims: int = 0
     """Claims of dead workers that were settled as it began."""

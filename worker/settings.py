@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -27,6 +27,7 @@ from worker.db.url import parse_url, secrets_of, shown
 from worker.errors import UsageError
 from worker.logs import LogFormat, LogLevel
 from worker.proxy import VARIABLES, Proxy, choose, is_loopback, passwords
+from worker.rules.hours import Hours
 from worker.rules.schedule import Schedule
 
 BASE_URL: Final = "https://api.linqapp.com/api/partner"
@@ -41,6 +42,9 @@ SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL")
 OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")
 
 DOTENV: Final = ".env"
+
+LineReputation = Literal["CRITICAL", "AT_RISK", "none"]
+"""Linq's words for lines that are not healthy, the worst first; `none` is ours."""
 
 
 def _base_url(value: str) -> str:
@@ -98,6 +102,16 @@ def _host(value: str) -> str:
     return value if value == "localhost" else str(ip_address(value))
 
 
+def _reputation(value: object) -> object:
+    """In any case, as the words of other settings."""
+    known = {word.lower(): word for word in get_args(LineReputation)}
+    return known.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _hours(value: object) -> object:
+    return Hours.parse(value) if isinstance(value, str) else value
+
+
 def _schema(value: str | None) -> str | None:
     if value is not None and (not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_")):
         raise ValueError
@@ -143,6 +157,9 @@ class Settings(BaseSettings):
     SHARE_TIMEZONE: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="a time zone's IANA name, such as Europe/Berlin"
     )
+    SHARE_HOURS: Annotated[Hours | None, BeforeValidator(_hours)] = Field(
+        None, description="hours of the day such as 09:00-21:00, or over midnight such as 20:00-02:00"
+    )
     SHARE_CONCURRENCY: int = Field(20, ge=1, le=500, description="a whole number from 1 to 500 (requests in flight)")
     SHARE_MAX_PER_SECOND: float = Field(
         20, ge=0, le=10_000, allow_inf_nan=False, description="a number from 0 (no limit) to 10000 (requests a second)"
@@ -164,6 +181,15 @@ class Settings(BaseSettings):
         0, ge=0, le=36_500, description="a whole number from 0 (any) to 36500 (days since the last outbound message)"
     )
     SHARE_INCLUDE_GROUPS: bool = Field(True, description="true or false")
+    SHARE_REQUIRE_INBOUND: bool = Field(False, description="true or false")
+    SHARE_STOP_WHEN_RECEIVED: bool = Field(False, description="true or false")
+    SHARE_SKIP_LINES_AT: Annotated[LineReputation, BeforeValidator(_reputation)] = Field(
+        "CRITICAL", description=f"one of {', '.join(get_args(LineReputation))}"
+    )
+    SHARE_MAX_PER_SECOND_PER_LINE: float = Field(
+        0, ge=0, le=10_000, allow_inf_nan=False, description="a number from 0 (no limit) to 10000 (requests a second)"
+    )
+    SHARE_KEEP_DAYS: int = Field(0, ge=0, le=36_500, description="a whole number from 0 (keep all) to 36500 (days)")
     SHARE_REQUEST_TIMEOUT: float = Field(
         30, ge=1, le=300, allow_inf_nan=False, description="a number from 1 to 300 (seconds for one request)"
     )

@@ -10,6 +10,11 @@ def one_line(text: str, longest: int | None = None) -> str:
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
+def chat_count(count: int) -> str:
+    """A number of chats."""
+    return "1 chat" if count == 1 else f"{count:,} chats"
+
+
 def exact(moment: datetime, zone: tzinfo) -> str:
     """A timestamp to the second: `2026-03-10 10:30:05+01`."""
     local = moment.astimezone(zone)

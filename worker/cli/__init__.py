@@ -4,6 +4,7 @@ Each command imports what it needs when it runs, so that `--help` and `--version
 logs and progress to stderr. Exit codes: 0 done, 1 not completed, 2 a wrong command line or setting.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -12,12 +13,25 @@ from typing import TextIO
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import cards, chat_files, chats, history, passes, prune, rerun, setup
+from worker.cli import cards, chat_files, chats, check, history, passes, prune, rerun, restore, setup
 from worker.cli.app import app
 from worker.cli.shell import complain
-from worker.errors import UsageError, WorkerError
+from worker.errors import PartlyDone, UsageError, WorkerError
 
-__all__ = ["app", "cards", "chat_files", "chats", "history", "main", "passes", "prune", "rerun", "setup"]
+__all__ = [
+    "app",
+    "cards",
+    "chat_files",
+    "chats",
+    "check",
+    "history",
+    "main",
+    "passes",
+    "prune",
+    "rerun",
+    "restore",
+    "setup",
+]
 
 
 def main() -> None:
@@ -29,9 +43,12 @@ def main() -> None:
         sys.stdout.flush()
     except WorkerError as error:
         complain(str(error))
+        if not isinstance(error, PartlyDone):
+            _print_error_document(str(error))
         code = error.exit_code
     except TyperException as error:
         complain(_usage_error(error))
+        _print_error_document(_usage_error(error))
         code = error.exit_code
     except typer.Abort:
         code = 1
@@ -49,6 +66,16 @@ def main() -> None:
     except OSError:
         _give_up(sys.stderr)
     sys.exit(code)
+
+
+def _print_error_document(error: str) -> None:
+    """For `--json`, whose reader expects a document whatever happens."""
+    if "--json" in sys.argv[1:]:
+        from worker.cli.output.passes import print_json
+
+        with contextlib.suppress(OSError):
+            print_json({"error": error})
+            sys.stdout.flush()
 
 
 def _open_standard_streams() -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, complain, finish, read_settings, stop_on_signals
-from worker.errors import UsageError, WorkerError
+from worker.cli.shell import Json, complain, finish, read_lines, read_settings, stop_on_signals
+from worker.errors import PartlyDone, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from worker.account import Card
@@ -34,7 +34,7 @@ ImageUrl = Annotated[
 
 @cards.command(name="list", epilog="Example: share-worker cards list")
 def list_(json: Json = False) -> None:
-    """Show each card as Linq has it now, and how many chats depend on it.
+    """Show each card as Linq has it now, how many chats depend on it, and which lines rest.
 
     Lines that have chats but no card are shown too. Without the database the chats are not counted.
     """
@@ -60,15 +60,20 @@ def create(
 
     Exit code 0: the card is active. 1: it is not, and the output says why and what to do. 2: wrong usage.
     """
-    _write("create", number, first_name=first_name, last_name=last_name, image_url=image_url, as_json=json)
+    from worker.linq.card_writer import fields
+
+    wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
+    _write("create", number, wanted, as_json=json)
 
 
 @cards.command(epilog="Example: share-worker cards update +14155550100 --image-url https://example.com/new.png")
 def update(
     number: Number,
+    *,
     first_name: Annotated[str | None, typer.Option(metavar="NAME", help="The first name.")] = None,
     last_name: LastName = None,
     image_url: ImageUrl = None,
+    no_image: Annotated[bool, typer.Option("--no-image", help="Remove the image.")] = False,
     json: Json = False,
 ) -> None:
     """Change a line's active card; what is not given stays as it is.
@@ -78,18 +83,16 @@ def update(
 
     Exit code 0: the card is changed and active. 1: it is not, and the output says why and what to do. 2: wrong usage.
     """
-    if first_name is None and last_name is None and image_url is None:
-        msg = "nothing to update; give --first-name, --last-name or --image-url"
-        raise UsageError(msg)
-    _write("update", number, first_name=first_name, last_name=last_name, image_url=image_url, as_json=json)
-
-
-def _write(
-    verb: "Verb", number: str, *, first_name: str | None, last_name: str | None, image_url: str | None, as_json: bool
-) -> NoReturn:
     from worker.linq.card_writer import fields
 
-    wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url)
+    if first_name is None and last_name is None and image_url is None and not no_image:
+        msg = "nothing to update; give --first-name, --last-name, --image-url or --no-image"
+        raise UsageError(msg)
+    wanted = fields(number, first_name=first_name, last_name=last_name, image_url=image_url, removes_image=no_image)
+    _write("update", number, wanted, as_json=json)
+
+
+def _write(verb: "Verb", number: str, wanted: "Fields", *, as_json: bool) -> NoReturn:
     if wanted.phone_number != number:
         complain(f"{number!r} is {wanted.phone_number}")
     finish(_written(read_settings(default_level="warning"), verb, wanted, as_json=as_json))
@@ -115,7 +118,7 @@ async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_j
         passes.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
     if written.problem is None:
         return 0
-    raise WorkerError(written.problem + (f"\n{written.advice}" if written.advice else ""))
+    raise PartlyDone(written.problem + (f"\n{written.advice}" if written.advice else ""))
 
 
 async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
@@ -134,29 +137,40 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     from worker import assembly, db
     from worker.chats import facts
     from worker.cli.output import passes
+    from worker.cli.output.check import resting_findings
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
     from worker.linq.card_writer import overview
+    from worker.questions.lines import RestingLine, resting_lines
+    from worker.rules.eligibility import as_read
 
+    clock = SystemClock()
     try:
-        async with assembly.linq(settings, SystemClock()) as linq:
+        async with assembly.linq(settings, clock) as linq:
             found = await linq.list_cards()
+            account_lines = await read_lines(linq)
     except LinqError as error:
         msg = f"the contact cards could not be read: {error}"
         raise WorkerError(msg) from error
+    rules = assembly.rules(settings)
+    known = as_read({card.phone_number: card.is_active for card in found}, account_lines)
     chats_of, schema = None, None
+    resting: list[RestingLine] = []
     try:
         async with assembly.ledger(settings) as engine:
             schema = db.schema_of(engine.sync_engine)
             async with db.read(engine) as connection:
                 chats_of = await facts.chats_per_line(connection)
+                resting = await resting_lines(connection, rules, clock.now(), known=known)
     except WorkerError as error:
         complain(f"{error} (so the chats are not counted)")
     lines = overview(found, chats_of)
     if as_json:
-        passes.print_json({"lines": [asdict(line) for line in lines]})
-    else:
-        _print(lines, schema)
+        passes.print_json({"lines": [asdict(line) for line in lines], "resting": [asdict(line) for line in resting]})
+        return 0
+    _print(lines, schema)
+    for finding in resting_findings(resting, rules.timezone):
+        passes.print_lines("", finding.found)
     return 0
 
 
@@ -166,7 +180,7 @@ def _print(lines: "list[LineCard]", schema: str | None) -> None:
     from worker.cli.output.tables import print_columns
     from worker.linq.card_writer import repair
     from worker.questions.check import wrong_numbers
-    from worker.text import one_line
+    from worker.text import chat_count, one_line
 
     print_columns(
         ("line", "card", "chats", "name", "image"),
@@ -190,8 +204,8 @@ def _print(lines: "list[LineCard]", schema: str | None) -> None:
         passes.print_lines("", wrong_number_text(number, schema))
     for line in lines:
         if line.chats and line.phone_number not in wrong and not (line.card and line.card.is_active):
-            many = "1 chat" if line.chats == 1 else f"{line.chats:,} chats"
-            passes.print_lines("", f"{line.phone_number} has {many} and no active card. To make it one:")
+            have = f"{line.phone_number} has {chat_count(line.chats)} and no active card"
+            passes.print_lines("", f"{have}. To make it one:")
             passes.print_lines(f"  {repair(line)}")
 
 

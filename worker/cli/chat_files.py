@@ -26,7 +26,7 @@ from worker.cli.shell import (
     read_settings,
     stop_on_signals,
 )
-from worker.errors import UsageError, WorkerError
+from worker.errors import PartlyDone, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from worker.chats.imports import Imported
@@ -228,18 +228,18 @@ def _judged(done: "Imported", broken: WorkerError | None, *, dry_run: bool) -> i
     """The exit code of an import.
 
     Raises:
-        WorkerError: not every line is in.
+        PartlyDone: not every line is in.
     """
     good = f"{done.imported:,} good lines {'would be' if dry_run else 'are'} in"
     if broken is not None:
-        raise WorkerError(f"{broken}; {good}, the rest is not; import the file again") from broken
+        raise PartlyDone(f"{broken}; {good}, the rest is not; import the file again") from broken
     if not done.complete:
         msg = f"it was told to stop; {good}, the rest is not; import the file again"
-        raise WorkerError(msg)
+        raise PartlyDone(msg)
     if done.bad:
         bad = f"{done.bad:,} of {done.lines:,} lines {'is' if done.bad == 1 else 'are'} bad"
         msg = f"{bad}; the others {'could be imported' if dry_run else 'are in'}"
-        raise WorkerError(msg)
+        raise PartlyDone(msg)
     return 0
 
 

@@ -20,7 +20,7 @@ from worker.cli.shell import (
     read_settings,
     stop_on_signals,
 )
-from worker.errors import UsageError, WorkerError
+from worker.errors import PartlyDone, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from worker.chats.pause import PauseResult, PauseState
@@ -141,13 +141,13 @@ async def _work(
     _print(settings, told, counts, line=line, as_json=as_json)
     if broken is not None:
         msg = f"{db.describe(broken, engine.url)}; {sum(counts.values()):,} chats are done, the others are not"
-        raise WorkerError(msg) from broken
+        raise PartlyDone(msg) from broken
     if not complete:
         msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
-        raise WorkerError(msg)
+        raise PartlyDone(msg)
     if unknown := counts[pause.PauseState.UNKNOWN]:
         msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown; the others are done"
-        raise WorkerError(msg)
+        raise PartlyDone(msg)
     return 0
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from worker import db
 from worker.chats import facts
 from worker.cli.output import passes
+from worker.cli.output.progress import progress
 from worker.clock import SystemClock
 from worker.errors import UsageError, WorkerError
 from worker.linq.client import Linq
@@ -93,7 +94,7 @@ def known_chat(chat: Chat) -> facts.KnownChat:
 async def _one_pass(engine: AsyncEngine, account: Account, base_url: str, stop: asyncio.Event) -> PassResult:
     rules = Rules()
     async with Linq(account.api_key, base_url=base_url) as linq:
-        with passes.progress(shown=sys.stderr.isatty()) as watch:
+        with progress(shown=sys.stderr.isatty()) as watch:
             result = await run_pass(
                 engine,
                 linq,

@@ -26,13 +26,10 @@ from worker.errors import UsageError
 if TYPE_CHECKING:
     from datetime import date
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from worker.ledger.history import AttemptFilter, Run
+    from worker.ledger.history import AttemptFilter
     from worker.settings import Settings
-
-ALIKE_SHOWN = 5
-"""How many passes are named where the beginning of an id fits several."""
 
 CHATS_ASKED = 10_000
 """How many chats one command may ask for: they all go into one statement."""
@@ -160,14 +157,14 @@ async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *,
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
     from worker.questions.explain import explain as explained_by
-    from worker.questions.suggest import similar_chat_ids
+    from worker.questions.suggest import similar_chat_ids, there_is_no
 
     rules = assembly.rules(settings)
     async with db.read(engine) as connection:
         explained = await explained_by(connection, rules, assembly.schedule(settings), chat_id, SystemClock().now())
         near = [] if explained else await similar_chat_ids(connection, chat_id)
     if explained is None:
-        raise UsageError(_unknown("chat", chat_id, near))
+        raise UsageError(there_is_no("chat", chat_id, near))
     if as_json:
         passes.print_json(explain.explanation_document(explained, rules))
     else:
@@ -182,10 +179,11 @@ async def _attempts(
     from worker import db
     from worker.cli.output import attempts
     from worker.ledger import history
+    from worker.questions.suggest import the_run
 
     if wanted.run_id is not None:
         async with db.read(engine) as connection:
-            wanted = replace(wanted, run_id=(await _the_run(connection, wanted.run_id)).id)
+            wanted = replace(wanted, run_id=(await the_run(connection, wanted.run_id)).id)
     found = history.attempts(engine, wanted, at_most=limit)
     if form == "json":
         await attempts.print_json(found)
@@ -216,38 +214,15 @@ async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, 
     from worker.cli.output import passes, runs
     from worker.cli.output.tables import terminal_width
     from worker.ledger import history
+    from worker.questions.suggest import the_run
 
     async with db.read(engine) as connection:
-        run = await _the_run(connection, beginning)
+        run = await the_run(connection, beginning)
         answers = await history.count_answers(connection, run.id)
     if as_json:
         passes.print_json(runs.run_document(run, answers))
     else:
         passes.print_lines(*runs.run_lines(run, answers, settings.SHARE_TIMEZONE, width=terminal_width()))
-
-
-async def _the_run(connection: "AsyncConnection", beginning: str) -> "Run":
-    """The one pass whose id begins so.
-
-    Raises:
-        UsageError: there is none, or more than one.
-    """
-    from worker.ledger.history import runs_beginning_with
-    from worker.questions.suggest import similar_run_ids
-
-    alike = await runs_beginning_with(connection, beginning, ALIKE_SHOWN + 1)
-    if not alike:
-        raise UsageError(_unknown("pass", beginning, await similar_run_ids(connection, beginning)))
-    if len(alike) > 1:
-        named = ", ".join(run.id for run in alike[:ALIKE_SHOWN]) + (", ..." if len(alike) > ALIKE_SHOWN else "")
-        msg = f"several passes begin with {beginning!r}: {named}"
-        raise UsageError(msg)
-    return alike[0]
-
-
-def _unknown(what: str, named: str, near: list[str]) -> str:
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"there is no {what} {named!r}{hint}"
 
 
 async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:

@@ -9,9 +9,9 @@ from worker.cli.app import app
 from worker.cli.shell import (
     Json,
     NoMigrate,
-    card_activity,
     complain,
     finish,
+    lines_as_read,
     quiet_on_a_terminal,
     read_settings,
     stop_on_signals,
@@ -52,20 +52,25 @@ def run(
 
 
 @app.command(epilog="Example: SHARE_SCHEDULE='0 10 * * *' SHARE_TIMEZONE=Europe/Berlin share-worker serve")
-def serve(no_migrate: NoMigrate = False) -> None:
+def serve(
+    now: Annotated[bool, typer.Option("--now", help="Make a pass at once, and then keep to the schedule.")] = False,
+    no_migrate: NoMigrate = False,
+) -> None:
     """Run for months: make a pass at each time of SHARE_SCHEDULE, in SHARE_TIMEZONE.
 
-    A time that was missed today is made up for at once; a pass that was stopped is taken up again, after growing
-    pauses, until the day ends. Any number of processes may serve one PostgreSQL: they share the work.
+    The first start waits for the next time. Later, a time that was missed today is made up for at once; a pass that
+    was stopped is taken up again, after growing pauses, until the day ends. Any number of processes may serve one
+    PostgreSQL: they share the work.
 
     Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics. SIGTERM or Ctrl-C ends it after the calls in flight.
     """
-    finish(_serve(read_settings(), migrates=not no_migrate))
+    finish(_serve(read_settings(), migrates=not no_migrate, now=now))
 
 
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
     from worker import assembly
     from worker.cli.output import passes
+    from worker.cli.output.progress import progress
     from worker.clock import SystemClock
     from worker.outcomes import RunStatus, Trigger, chats_in
     from worker.sharing.share_pass import run_pass
@@ -77,7 +82,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     async with assembly.ledger(settings, migrates=migrates) as engine, linq:
         if made_now is not None:
             complain(f"the ledger {made_now} did not exist; this command made an empty one (DATABASE_URL names it)")
-        with passes.progress(shown=sys.stderr.isatty() and not quiet) as watch:
+        with progress(shown=sys.stderr.isatty() and not quiet) as watch:
             making = run_pass(
                 engine,
                 linq,
@@ -107,34 +112,41 @@ def _will_make_file(settings: "Settings") -> "Path | None":
     return file if file is not None and not file.exists() else None
 
 
-async def _serve(settings: "Settings", *, migrates: bool) -> int:
+async def _serve(settings: "Settings", *, migrates: bool, now: bool) -> int:
     from worker.clock import SystemClock
     from worker.service.serve import serve as serve_until
 
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
-    return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates)
+    return await serve_until(settings, clock=SystemClock(), stop=stop, migrates=migrates, now=now)
 
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
     from worker import assembly, db
     from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.rules.eligibility import as_cards, count_verdicts, due_ids, moment
+    from worker.rules.eligibility import Verdict, count_verdicts, due_ids, moment
 
     clock = SystemClock()
     now, rules = clock.now(), assembly.rules(settings)
     linq = assembly.linq(settings, clock)
     async with assembly.ledger(settings) as engine, linq:
-        cards = as_cards(await card_activity(linq))
+        known = await lines_as_read(linq)
         async with db.read(engine) as connection:
-            counts = await count_verdicts(connection, rules, now, cards=cards)
+            counts = await count_verdicts(connection, rules, now, known=known)
             shown = limit if limit is not None or as_json else DUE_SHOWN
-            due = list((await connection.execute(due_ids(rules, cards).limit(shown), moment(rules, now))).scalars())
+            due = list((await connection.execute(due_ids(rules, known).limit(shown), moment(rules, now))).scalars())
     if as_json:
-        skipped = {name.value: count for name, count in counts.items() if name.value != "due"}
+        skipped = {name.value: count for name, count in counts.items() if name is not Verdict.DUE}
         passes.print_json(
-            {"share_day": rules.share_day(now), "due": due, "skipped": skipped, "chats": sum(counts.values())}
+            {
+                "share_day": rules.share_day(now),
+                "due": due,
+                "left": counts.get(Verdict.DUE, 0) - len(due),
+                "skipped": skipped,
+                "chats": sum(counts.values()),
+                "open": rules.is_open(now),
+            }
         )
     else:
-        passes.print_dry_run(counts, due, rules, now)
+        passes.print_dry_run(counts, due, rules, now, limit=limit)
     return 0

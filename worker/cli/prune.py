@@ -11,7 +11,7 @@ import typer
 
 from worker.cli.app import app
 from worker.cli.shell import Json, Yes, confirm, done, finish, read_settings, stop_on_signals
-from worker.errors import UsageError, WorkerError
+from worker.errors import PartlyDone, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from worker.ledger.prune import PrunePlan, Removed
@@ -139,10 +139,10 @@ async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> 
     else:
         passes.print_lines(f"Removed {_amount(gone)}.")
     if broken is not None:
-        raise WorkerError(f"{db.describe(broken, engine.url)}; run it again for the rest") from broken
+        raise PartlyDone(f"{db.describe(broken, engine.url)}; run it again for the rest") from broken
     if not gone.complete:
         msg = "it was told to stop before all was gone; run it again for the rest"
-        raise WorkerError(msg)
+        raise PartlyDone(msg)
     return 0
 
 

@@ -14,20 +14,20 @@ from worker.cli.shell import (
     WithCode,
     WithOutcome,
     Yes,
-    card_activity,
     chat_ids,
-    complain,
     confirm,
     done,
     finish,
     lines,
+    lines_as_read,
     os_user,
     quiet_on_a_terminal,
     read_settings,
     share_day,
     stop_on_signals,
 )
-from worker.errors import UsageError
+from worker.errors import PartlyDone, UsageError, WorkerError
+from worker.text import chat_count
 
 if TYPE_CHECKING:
     from worker.outcomes import Request
@@ -53,6 +53,9 @@ def rerun(
         bool,
         typer.Option("--force", help="Also call chats that were shared today, or perhaps were: they may get it twice."),
     ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=10**9, metavar="N", help="Share with at most N chats, the first ones.")
+    ] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept in the ledger.")] = None,
     by: Annotated[
         str | None,
@@ -71,6 +74,7 @@ def rerun(
     Exit code 0: all that may be called were. 1: it was stopped or failed, or none of the chats may be called. 2: wrong
     usage.
     """
+    from worker.cli.output.passes import plan_document, print_json
     from worker.sharing.rerun import Selection
 
     if not (chat or outcome or code or line or run):
@@ -85,16 +89,20 @@ def rerun(
     )
     settings = read_settings(default_level=quiet_on_a_terminal())
     _require_today(settings, day)
-    plan = done(_plan(settings, selection, force=force, show=dry_run, as_json=json))
+    plan = done(_plan(settings, selection, force=force, limit=limit, show=dry_run, as_json=json))
+    count = len(plan.sequences)
+    if not dry_run and not count and json:
+        print_json(plan_document(plan))  # a document, whatever becomes of the command
     if dry_run or not plan.counts:
         raise typer.Exit
-    count = len(plan.sequences)
     if not count:
-        complain("none of these chats may be shared with again")
-        raise typer.Exit(1)
-    if not confirm(f"Share again with {count:,} {'chat' if count == 1 else 'chats'}?", yes=yes):
-        complain("nothing was shared")
-        raise typer.Exit(1)
+        msg = "none of these chats may be shared with again"
+        raise PartlyDone(msg)
+    again = sum(plan.earlier.values())
+    warning = f", {again:,} of them shared with today already, or perhaps" if again else ""
+    if not confirm(f"Share again with {chat_count(count)}{warning}?", yes=yes):
+        msg = "nothing was shared"
+        raise WorkerError(msg)
     _require_today(settings, plan.share_day.isoformat())
     finish(_rerun(settings, plan, _request(by, reason), force=force, as_json=json))
 
@@ -128,12 +136,20 @@ def _request(by: str | None, reason: str | None) -> "Request":
     return Request(by=by or os_user(), reason=reason)
 
 
-async def _plan(settings: "Settings", selection: "Selection", *, force: bool, show: bool, as_json: bool) -> "Plan":
-    """Look at what is selected, by the account's cards as they are now, and show it. Writes nothing."""
+async def _plan(
+    settings: "Settings", selection: "Selection", *, force: bool, limit: int | None, show: bool, as_json: bool
+) -> "Plan":
+    """Look at what is selected, by the account's cards as they are now, and show it. Writes nothing.
+
+    Raises:
+        UsageError: no pass, or more than one, begins with the selection's `run_id`.
+    """
+    from dataclasses import replace
+
     from worker import assembly, db
     from worker.cli.output import passes
     from worker.clock import SystemClock
-    from worker.rules.eligibility import as_cards
+    from worker.questions.suggest import the_run
     from worker.sharing.rerun import make_plan
 
     clock = SystemClock()
@@ -141,16 +157,19 @@ async def _plan(settings: "Settings", selection: "Selection", *, force: bool, sh
     linq = assembly.linq(settings, clock)
     listed = show and as_json
     async with assembly.ledger(settings) as engine, linq:
-        cards = as_cards(await card_activity(linq))
+        known = await lines_as_read(linq)
         async with db.read(engine) as connection:
+            if selection.run_id is not None:
+                selection = replace(selection, run_id=(await the_run(connection, selection.run_id)).id)
             plan = await make_plan(
                 connection,
                 rules,
                 selection,
                 now,
                 force=force,
+                at_most=limit,
                 shown=None if listed else CHOICES_SHOWN,
-                cards=cards,
+                known=known,
             )
     if listed:
         passes.print_json(passes.plan_document(plan))
@@ -165,6 +184,7 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
     """Make the pass over the plan's chats."""
     from worker import assembly
     from worker.cli.output import passes
+    from worker.cli.output.progress import progress
     from worker.clock import SystemClock
     from worker.outcomes import RunStatus, Trigger
     from worker.sharing.rerun import Chosen
@@ -173,7 +193,7 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     async with assembly.engine(settings) as engine, assembly.linq(settings, clock) as linq:
-        with passes.progress(shown=sys.stderr.isatty()) as watch:
+        with progress(shown=sys.stderr.isatty()) as watch:
             result = await run_pass(
                 engine,
                 linq,

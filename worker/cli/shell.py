@@ -16,8 +16,10 @@ from worker.outcomes import Outcome
 if TYPE_CHECKING:
     import asyncio
 
+    from worker.account import Line
     from worker.linq.client import Linq
     from worker.logs import LogLevel
+    from worker.rules.eligibility import LineTables
     from worker.settings import Settings
 
 T = TypeVar("T")
@@ -221,16 +223,29 @@ def os_user() -> str:
         return f"uid {os.getuid()}"
 
 
-async def card_activity(linq: "Linq") -> dict[str, bool]:
-    """Each line of the account that has a card, and whether that is active, as Linq says now.
+async def lines_as_read(linq: "Linq") -> "LineTables":
+    """The account's lines and cards as Linq says now, for a verdict that stores nothing.
 
     Raises:
-        WorkerError: Linq did not say.
+        WorkerError: Linq did not say. Without the lines alone, they are judged as last seen, and stderr says so.
     """
     from worker.linq.answers import LinqError
+    from worker.rules.eligibility import as_read
 
     try:
-        return {card.phone_number: card.is_active for card in await linq.list_cards()}
+        activity = {card.phone_number: card.is_active for card in await linq.list_cards()}
     except LinqError as error:
         msg = f"the contact cards could not be read: {error}"
         raise WorkerError(msg) from error
+    return as_read(activity, await read_lines(linq))
+
+
+async def read_lines(linq: "Linq") -> "list[Line] | None":
+    """The account's lines; None if Linq did not list them, which stderr says: then they are judged as last seen."""
+    from worker.linq.answers import LinqError
+
+    try:
+        return await linq.phone_numbers()
+    except LinqError as error:
+        complain(f"the lines could not be read, so they are judged as last seen: {error}")
+        return None

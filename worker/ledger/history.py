@@ -15,7 +15,7 @@ from worker import db
 from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards, runs, share_attempts
 from worker.ledger.attempts import is_stale
-from worker.outcomes import Outcome, RunStatus, Tally
+from worker.outcomes import Outcome, RunStatus, Tally, Trigger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +117,13 @@ async def last_ended_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that has ended."""
     ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value)
     latest = await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
+    return latest[0] if latest else None
+
+
+async def last_scheduled_run(connection: AsyncConnection) -> Run | None:
+    """The latest pass that began at a scheduled time."""
+    scheduled = select(runs).where(runs.c.trigger == Trigger.SCHEDULE.value)
+    latest = await _runs(connection, scheduled.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
     return latest[0] if latest else None
 
 

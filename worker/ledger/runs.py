@@ -7,7 +7,7 @@ from sqlalchemy import exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import runs
-from worker.outcomes import RunStatus, Tally, Trigger
+from worker.outcomes import RunStatus, Tally, Trigger, waiting_in
 
 
 async def open_run(
@@ -75,7 +75,10 @@ async def is_done(
     started_after: datetime | None = None,
     finished_after: datetime | None = None,
 ) -> bool:
-    """Whether a pass of a day, begun or ended since then, left nobody waiting: any worker's, but no rerun's."""
+    """Whether a pass of a day, begun or ended since then, left nobody waiting: any worker's, but no rerun's.
+
+    Chats of a line that rests wait: the rest may end that day.
+    """
     statement = select(runs.c.tally).where(
         runs.c.share_day == day, runs.c.status == RunStatus.COMPLETED.value, runs.c.trigger != Trigger.RERUN.value
     )
@@ -84,7 +87,7 @@ async def is_done(
     if finished_after is not None:
         statement = statement.where(runs.c.finished_at >= finished_after)
     tallies: Iterable[Tally | None] = (await connection.execute(statement)).scalars()
-    return any(tally is not None and not tally["left"] for tally in tallies)
+    return any(tally is not None and not waiting_in(tally) for tally in tallies)
 
 
 async def has_been_served(connection: AsyncConnection, day: date, fire: datetime) -> bool:

@@ -4,6 +4,7 @@
     +-- AccessRefused   the key or its rights: stop, every other request would be refused too
     +-- ChatRefused     this request only: go on with the others
     +-- CardInactive    the line has no active card: skip the line's other chats
+    +-- LineRefused     the line may do nothing new for now: skip the line's other chats
     +-- RateLimited     wait, for `retry_after` seconds where Linq says so
     +-- PerhapsDone     no answer says whether it was done: a share counts as made
     +-- NeverSent       the request provably never left: nothing was done
@@ -42,9 +43,12 @@ class ErrorCode(IntEnum):
     UNAUTHORIZED = 2004
     ACCESS_DENIED = 2005
     NO_ACTIVE_CARD = 2012
+    CHAT_UNAVAILABLE = 2013
     CARD_EXISTS = 2014
     CARD_NOT_COMPLETED = 2022
     OPTED_OUT = 2024
+    HANDLE_BLOCKED = 2026
+    LINE_REFUSED = 2027
     UPSTREAM_LIMITED = 4004
 
 
@@ -91,6 +95,10 @@ class ChatRefused(LinqError):  # noqa: N818 -- as above
 
 class CardInactive(LinqError):  # noqa: N818 -- as above
     """The line has no active contact card (404/2012)."""
+
+
+class LineRefused(LinqError):  # noqa: N818 -- as above
+    """The line may do nothing new for now (403/2027): sends, new chats, and shares as well."""
 
 
 class RateLimited(LinqError):  # noqa: N818 -- as above
@@ -159,19 +167,21 @@ def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, n
 
 
 def _error_class(status: int, code: int | None) -> type[LinqError]:
-    match status, code:
-        case 429, _:
-            return RateLimited
-        case 401, _:
-            return AccessRefused
-        case 403, (None | ErrorCode.ACCESS_DENIED | ErrorCode.UNAUTHORIZED):
-            return AccessRefused
-        case 404, ErrorCode.NO_ACTIVE_CARD:
-            return CardInactive
-        case _ if 400 <= status < 500:
-            return ChatRefused
-        case _:
-            return PerhapsDone
+    if status == 429:
+        return RateLimited
+    if status == 401 or (status == 403 and code in _NO_ACCESS):
+        return AccessRefused
+    if (status, code) in _ABOUT_THE_LINE:
+        return _ABOUT_THE_LINE[status, code]
+    return ChatRefused if 400 <= status < 500 else PerhapsDone
+
+
+_NO_ACCESS: Final = (None, ErrorCode.ACCESS_DENIED, ErrorCode.UNAUTHORIZED)
+
+_ABOUT_THE_LINE: Final[Mapping[tuple[int, int | None], type[LinqError]]] = {
+    (404, ErrorCode.NO_ACTIVE_CARD): CardInactive,
+    (403, ErrorCode.LINE_REFUSED): LineRefused,
+}
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:

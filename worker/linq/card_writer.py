@@ -43,6 +43,7 @@ class Fields:
     first_name: str | None = None
     last_name: str | None = None
     image_url: str | None = None
+    removes_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +71,12 @@ class LineCard:
 
 
 def fields(
-    phone_number: str, *, first_name: str | None = None, last_name: str | None = None, image_url: str | None = None
+    phone_number: str,
+    *,
+    first_name: str | None = None,
+    last_name: str | None = None,
+    image_url: str | None = None,
+    removes_image: bool = False,
 ) -> Fields:
     """Check the contents for a card before anything is sent to Linq.
 
@@ -85,12 +91,16 @@ def fields(
             msg = f"the {name} name is {text!r}; it must not hold line breaks or other control characters"
             raise UsageError(msg)
     if image_url is not None:
+        if removes_image:
+            msg = "--image-url sets the image and --no-image removes it; give one of them"
+            raise UsageError(msg)
         _require_https(image_url)
     return Fields(
         phone_number=e164(phone_number),
         first_name=first_name and first_name.strip(),
         last_name=None if last_name is None else last_name.strip(),
         image_url=image_url,
+        removes_image=removes_image,
     )
 
 
@@ -146,9 +156,15 @@ class CardWriter:
                 first_name=target.first_name,
                 last_name=target.last_name,
                 image_url=target.image_url,
+                removes_image=target.removes_image,
             )
 
-        return await self._write("update", target, write)
+        written = await self._write("update", target, write)
+        if target.removes_image and written.problem is None and written.card and written.card.image_url:
+            problem = "Linq accepted the update, but the card still has its image"
+            advice = "give another one with --image-url, or ask Linq's support to remove it"
+            return replace(written, problem=problem, advice=advice)
+        return written
 
     async def _write(self, verb: Verb, target: Fields, write: Callable[[], Awaitable[Card]]) -> Written:
         """Write a card, in up to three tries while Linq says that it did not complete; wait until it is active."""
@@ -253,12 +269,15 @@ def command(verb: Verb, target: Fields) -> str:
     for option, value in given.items():
         if value or (value is not None and verb == "update"):
             words += [option, value]
+    words += ["--no-image"] if target.removes_image and verb == "update" else []
     return shlex.join(words)
 
 
 def _holds(card: Card, target: Fields) -> bool:
     """True if a card holds the names asked for. False with an image: Linq keeps its own copy, so URLs differ."""
     pairs = ((target.first_name, card.first_name), (target.last_name, card.last_name))
+    if target.removes_image and card.image_url:
+        return False
     return target.image_url is None and all(asked is None or asked == (present or "") for asked, present in pairs)
 
 
@@ -270,7 +289,7 @@ def _filled(target: Fields, card: Card | None) -> Fields:
         target,
         first_name=target.first_name or card.first_name,
         last_name=card.last_name if target.last_name is None else target.last_name,
-        image_url=target.image_url or card.image_url,
+        image_url=None if target.removes_image else target.image_url or card.image_url,
     )
 
 

@@ -27,6 +27,8 @@ from worker.linq.answers import (
     LONGEST_MESSAGE,
     CardInactive,
     Chat,
+    ChatRefused,
+    ErrorCode,
     Json,
     Message,
     NeverSent,
@@ -129,7 +131,7 @@ class Linq:
         stands and not a byte has left.
 
         Raises:
-            LinqError: any of the six.
+            LinqError: any of the seven.
         """
         path = f"/v3/chats/{_path_part(chat_id)}/share_contact_card"
         status, _ = await self._exchange("POST", path, veto=veto)
@@ -139,7 +141,7 @@ class Linq:
         """Every contact card of the account, in one request. A card is not active unless Linq says so.
 
         Raises:
-            LinqError: any of the six, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
         """
         try:
             answer = await self._read("/v3/contact_card")
@@ -151,7 +153,7 @@ class Linq:
         """A line's contact card, active or not; None without one.
 
         Raises:
-            LinqError: any of the six, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
         """
         try:
             answer = await self._read(f"/v3/contact_card?phone_number={quote(phone_number, safe='')}")
@@ -173,7 +175,7 @@ class Linq:
         Raises:
             ChatRefused: 409/2014, an active card exists; 400/1002, not E.164.
             PerhapsDone: 500/2022 or 503/4004, it did not complete; call again later.
-            LinqError: any other of the six.
+            LinqError: any other of the seven.
         """
         fields = {
             "phone_number": phone_number,
@@ -190,33 +192,50 @@ class Linq:
         first_name: str | None = None,
         last_name: str | None = None,
         image_url: str | None = None,
+        removes_image: bool = False,
     ) -> Card:
         """Change a line's active card; None leaves a field as it is. After a 503 the card is not active.
 
+        To remove the image, null is sent for its URL: integrators do so, Linq's reference does not say that it works.
+
         Raises:
             CardInactive: 404/2012, there is no active one.
-            LinqError: any other of the six, as for `create_card`.
+            LinqError: any other of the seven, as for `create_card`.
         """
         fields = {"first_name": first_name, "last_name": last_name, "image_url": image_url}
         path = f"/v3/contact_card?phone_number={quote(phone_number, safe='')}"
-        return _written_card(await self._request_json("PATCH", path, body=_without_none(fields)))
+        body = {**_without_none(fields), **({"image_url": None} if removes_image else {})}
+        return _written_card(await self._request_json("PATCH", path, body=body))
 
     async def chats(self, line: str | None = None) -> AsyncIterator[Chat]:
         """The chats of a line, or of every line, a page at a time.
 
         Raises:
-            LinqError: any of the six, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
         """
         of_line = f"&from={quote(line, safe='')}" if line else ""
         async for item in self._pages(f"/v3/chats?limit={PAGE_SIZE}{of_line}", "chats"):
             if (chat := read_chat(item)) is not None:
                 yield chat
 
+    async def find_chat(self, chat_id: str) -> Chat | None:
+        """A chat as Linq describes it; None if Linq has no such chat (404/2001).
+
+        Raises:
+            LinqError: any other of the seven, after retries where those can help.
+        """
+        try:
+            return read_chat(await self._read(f"/v3/chats/{_path_part(chat_id)}"))
+        except ChatRefused as error:
+            if error.code == ErrorCode.CHAT_NOT_FOUND:
+                return None
+            raise
+
     async def messages(self, chat_id: str) -> AsyncIterator[Message]:
         """The messages of a chat, a page at a time, in Linq's order.
 
         Raises:
-            LinqError: any of the six, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
         """
         path = f"/v3/chats/{_path_part(chat_id)}/messages?limit={PAGE_SIZE}"
         async for item in self._pages(path, "messages"):
@@ -226,7 +245,7 @@ class Linq:
         """The account's lines.
 
         Raises:
-            LinqError: any of the six, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
         """
         answer = await self._read("/v3/phone_numbers")
         return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]

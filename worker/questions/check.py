@@ -35,8 +35,9 @@ from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
 from worker.db.tables import chats
 from worker.errors import UsageError
+from worker.linq.client import Linq
 from worker.linq.phone_numbers import e164
-from worker.rules.eligibility import Rules, Verdict, as_cards, count_verdicts
+from worker.rules.eligibility import STORED, LineTables, Rules, due_ids, moment
 
 TIMESTAMPS: Final = ("last_outbound_at", "last_inbound_at", "paused_at", "missing_at")
 """The columns of `chats` whose timestamps are looked at."""
@@ -45,6 +46,9 @@ BLANKS: Final = " \t\r\n"
 
 SHORTEST_PART: Final = 7
 """From this many digits on, a number that a line ends with is taken for that line without its country code."""
+
+LOOKED_UP: Final = 5
+"""Due chats that Linq is asked for."""
 
 MOST_JUDGED: Final = 20_000
 """Different values of `from_number` that are judged: more than an account has lines, and done within a second."""
@@ -93,15 +97,54 @@ class LineUse:
     chats: int
 
 
-async def count_due(
-    engine: AsyncEngine, rules: Rules, cards: Iterable[Card] | None, now: datetime
-) -> dict[Verdict, int]:
-    """Chats by verdict; by the cards given, or else by those that the last pass saw."""
-    async with db.read(engine) as connection:
-        if cards is None:
-            return await count_verdicts(connection, rules, now)
-        activity = {card.phone_number: card.is_active for card in cards}
-        return await count_verdicts(connection, rules, now, cards=as_cards(activity))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookedUp:
+    """What Linq says of some due chats."""
+
+    asked: int
+    unknown: Sequence[str]
+    """Those that Linq does not have."""
+    elsewhere: Sequence[tuple[str, str, str]]
+    """Those that another line sends for: the chat, its `from_number`, and the line that Linq names."""
+
+
+async def some_due(
+    connection: AsyncConnection, rules: Rules, now: datetime, *, known: LineTables = STORED
+) -> dict[str, str]:
+    """A few of the chats that are due, with the line of each."""
+    due = due_ids(rules, known).add_columns(as_text(chats.c.from_number).label("line")).limit(LOOKED_UP)
+    return {row.id: row.line for row in await connection.execute(due, moment(rules, now))}
+
+
+async def look_up(linq: Linq, line_of: Mapping[str, str]) -> LookedUp:
+    """What Linq says of some chats; `line_of` is the `from_number` of each.
+
+    Raises:
+        LinqError: Linq did not say.
+    """
+    found = {chat_id: await linq.find_chat(chat_id) for chat_id in line_of}
+    theirs = {chat_id: chat.line for chat_id, chat in found.items() if chat is not None}
+    return LookedUp(
+        asked=len(found),
+        unknown=[chat_id for chat_id in found if chat_id not in theirs],
+        elsewhere=[
+            (chat_id, line_of[chat_id], line) for chat_id, line in theirs.items() if line and line != line_of[chat_id]
+        ],
+    )
+
+
+async def unfilled_columns(connection: AsyncConnection, rules: Rules) -> list[tuple[str, str]]:
+    """The settings in force that look at a column of `chats` which no row fills, each with the column."""
+    looked_at = (
+        (rules.require_inbound, "SHARE_REQUIRE_INBOUND", chats.c.last_inbound_at),
+        (rules.stop_when_received, "SHARE_STOP_WHEN_RECEIVED", chats.c.card_received_at),
+    )
+    unfilled = []
+    for in_force, setting, column in looked_at:
+        filled = select(chats.c.id).where(column.is_not(None)).limit(1)
+        if in_force and (await connection.execute(filled)).first() is None:
+            unfilled.append((setting, column.name))
+    return unfilled
 
 
 async def examine_lines(engine: AsyncEngine, cards: Iterable[Card] | None) -> tuple[list[LineUse], list[WrongNumber]]:

@@ -13,16 +13,29 @@ from sqlalchemy import Label, RowMapping, Select, Text, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.partner_values import as_text, utc
-from worker.db.tables import UtcTime, chats, contact_cards, share_attempts
+from worker.db.tables import UtcTime, chats, contact_cards, lines, share_attempts
 from worker.ledger.history import Attempt, latest_attempts
 from worker.outcomes import NOT_CALLED, NOT_SHARED
-from worker.rules.eligibility import Rules, Verdict, moment, rules_in_order, source, verdict
+from worker.rules.eligibility import (
+    BLOCKED_PAUSE,
+    HANDLE_BLOCKED,
+    LINE_REST,
+    Rules,
+    Verdict,
+    moment,
+    rules_in_order,
+    source,
+    verdict,
+)
 from worker.rules.schedule import Schedule
 
 ATTEMPTS_SHOWN: Final = 10
 
-PASSING: Final = (Verdict.ALREADY_TODAY, Verdict.TOO_SOON)
-"""The rules that stop holding as time passes."""
+SCHEDULED_TIMES_TRIED: Final = 400
+"""Scheduled times that are looked at for one in SHARE_HOURS: more than a year of daily ones."""
+
+PASSING: Final = (Verdict.LINE_RESTING, Verdict.ALREADY_TODAY, Verdict.TOO_SOON)
+"""The rules that may stop holding as time passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +48,8 @@ class AttemptHistory:
     last_called_day: date | None
     last_shared_day: date | None
     """The share day of the last attempt that was, or may have been, a share."""
+    last_blocked_at: datetime | None
+    """The last attempt that Linq refused because the account blocked the number (2026)."""
 
     @property
     def shares(self) -> int:
@@ -86,6 +101,8 @@ class Explanation:
     unreadable: Mapping[str, str]
     """The timestamps of `chat` that cannot be parsed, as they are written; they are None in `chat`."""
     card: Mapping[str, object] | None
+    line: Mapping[str, object] | None
+    """What is known of the line, apart from its card."""
     judgement: Judgement | None
     history: AttemptHistory
     attempts: list[Attempt]
@@ -100,12 +117,25 @@ async def explain(
     chat = await _row(connection, _READ.where(chats.c.id == chat_id))
     if chat is None and not history.outcomes:
         return None
-    card, judgement, unreadable = None, None, {}
+    card, line, judgement, unreadable = None, None, None, {}
     if chat is not None:
         written = await _row(connection, _WRITTEN.where(chats.c.id == chat_id)) or {}
         unreadable = {name: str(text) for name, text in written.items() if text is not None and chat[name] is None}
-        card = await _row(connection, contact_cards.select().where(contact_cards.c.phone_number == chat["from_number"]))
-        judgement = await _judge(connection, rules, schedule=schedule, chat_id=chat_id, now=now, history=history)
+        card, line = [
+            await _row(connection, table.select().where(table.c.phone_number == chat["from_number"]))
+            for table in (contact_cards, lines)
+        ]
+        refused_at = line["refused_at"] if line else None
+        judgement = await _judge(
+            connection,
+            rules,
+            schedule=schedule,
+            chat_id=chat_id,
+            now=now,
+            later=moments_to_ask(
+                rules, history, now, line_refused_at=refused_at if isinstance(refused_at, datetime) else None
+            ),
+        )
     return Explanation(
         chat_id=chat_id,
         now=now,
@@ -113,6 +143,7 @@ async def explain(
         chat=chat,
         unreadable=unreadable,
         card=card,
+        line=line,
         judgement=judgement,
         history=history,
         attempts=await latest_attempts(connection, chat_id, ATTEMPTS_SHOWN),
@@ -126,14 +157,16 @@ async def _judge(
     schedule: Schedule,
     chat_id: str,
     now: datetime,
-    history: AttemptHistory,
+    later: list[datetime],
 ) -> Judgement:
+    """The verdict now, and the first of the moments `now` and `later` at which the chat is due."""
     present, holds = await _ask(connection, rules, chat_id, now)
-    latest, at = present, now if present is Verdict.DUE else None
-    for later in [] if at else moments_to_ask(rules, history, now):
-        latest, _ = await _ask(connection, rules, chat_id, later)
+    latest, at = present, None
+    for moment_ in (now, *later):
+        opening = rules.opening(moment_)
+        latest, _ = await _ask(connection, rules, chat_id, opening)
         if latest is Verdict.DUE:
-            at = later
+            at = opening
             break
     lasting = [rule for rule in Verdict if rule is latest or (holds.get(rule) and rule not in PASSING)]
     return Judgement(
@@ -141,7 +174,7 @@ async def _judge(
         rules=[RuleState(rule=rule, holds=holds.get(rule)) for rule in Verdict if rule is not Verdict.DUE],
         next_due=NextDue(
             at=at,
-            scheduled=schedule.after(at - timedelta(microseconds=1)) if at else None,
+            scheduled=first_pass(rules, schedule, at) if at else None,
             unless=[] if at else lasting,
         ),
     )
@@ -157,10 +190,26 @@ async def _ask(
     return Verdict(row["verdict"]), {rule: bool(row[rule.value]) for rule in conditions}
 
 
-def moments_to_ask(rules: Rules, history: AttemptHistory, now: datetime) -> list[datetime]:
+def first_pass(rules: Rules, schedule: Schedule, at: datetime) -> datetime | None:
+    """When the first scheduled pass from a moment on shares: at its time, or later that day when SHARE_HOURS begin."""
+    fire = schedule.after(at - timedelta(microseconds=1))
+    for _ in range(SCHEDULED_TIMES_TRIED):
+        if fire is None:
+            return None
+        opening = rules.opening(fire)
+        if rules.share_day(opening) == rules.share_day(fire):
+            return opening
+        fire = schedule.after(fire)
+    return None
+
+
+def moments_to_ask(
+    rules: Rules, history: AttemptHistory, now: datetime, *, line_refused_at: datetime | None = None
+) -> list[datetime]:
     """The moments after `now` at which a chat may become due as time passes, in order; no rule is decided here.
 
-    These are the ends of the intervals after its last call and its last share, and the beginnings of share days.
+    These are the ends of the intervals after its last call and its last share, of its line's rest, and of the week
+    after its number was blocked; and the beginnings of share days.
     """
     days = [rules.share_day(now) + timedelta(days=1)]
     if history.last_called_day is not None:
@@ -170,6 +219,10 @@ def moments_to_ask(rules: Rules, history: AttemptHistory, now: datetime) -> list
     moments = {beginning(day, rules) for day in days}
     if history.last_called_at is not None:
         moments.add(history.last_called_at + timedelta(hours=rules.min_hours))
+    if history.last_blocked_at is not None:
+        moments.add(history.last_blocked_at + BLOCKED_PAUSE)
+    if line_refused_at is not None:
+        moments.add(line_refused_at + LINE_REST)
     return sorted(at for at in moments if at > now)
 
 
@@ -212,9 +265,13 @@ async def _read_history(connection: AsyncConnection, chat_id: str) -> AttemptHis
     )
     rows = [tuple(row) for row in await connection.execute(statement)]
     called = [(at, day) for outcome, _, at, day in rows if outcome != NOT_CALLED]
+    blocked = select(func.max(attempt.claimed_at)).where(
+        attempt.chat_id == chat_id, attempt.error_code == HANDLE_BLOCKED
+    )
     return AttemptHistory(
         outcomes={outcome: count for outcome, count, *_ in rows},
         last_called_at=max((at for at, _ in called), default=None),
         last_called_day=max((day for _, day in called), default=None),
+        last_blocked_at=(await connection.execute(blocked)).scalar_one(),
         last_shared_day=max((day for outcome, *_, day in rows if outcome not in NOT_SHARED), default=None),
     )

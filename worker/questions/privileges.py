@@ -16,6 +16,7 @@ PASS_NEEDS: Final[Mapping[str, Sequence[str]]] = {
     db.VERSION_TABLE: ("SELECT",),
     "chats": ("SELECT", "UPDATE"),  # UPDATE for the locks of a claim too
     "contact_cards": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "lines": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "share_attempts": ("SELECT", "INSERT", "UPDATE"),
     "runs": ("SELECT", "INSERT", "UPDATE"),
 }

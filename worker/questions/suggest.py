@@ -1,4 +1,4 @@
-"""Suggests ids for one that was not found, by index lookups only: a million chats cost as little as ten."""
+"""Finds what an id means, and suggests others for an unknown one: by index lookups, a million chats cost as ten do."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -8,9 +8,14 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import chats, runs, share_attempts
+from worker.errors import UsageError
+from worker.ledger.history import Run, runs_beginning_with
 
 SUGGESTIONS: Final = 3
 """The most ids that are suggested."""
+
+ALIKE_SHOWN: Final = 5
+"""How many passes are named where the beginning of an id fits several."""
 
 NEIGHBOURS: Final = 20
 """Ids compared on each side of the unknown one: in key order, these share the longest prefix with it."""
@@ -82,3 +87,25 @@ async def _neighbours(connection: AsyncConnection, column: ColumnElement[str], w
     after = select(column).where(column >= word).order_by(column).distinct().limit(NEIGHBOURS)
     ids_before = list((await connection.execute(before)).scalars())
     return [*ids_before, *(await connection.execute(after)).scalars()]
+
+
+async def the_run(connection: AsyncConnection, beginning: str) -> Run:
+    """The one pass whose id begins so.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    alike = await runs_beginning_with(connection, beginning, ALIKE_SHOWN + 1)
+    if not alike:
+        raise UsageError(there_is_no("pass", beginning, await similar_run_ids(connection, beginning)))
+    if len(alike) > 1:
+        named = ", ".join(run.id for run in alike[:ALIKE_SHOWN]) + (", ..." if len(alike) > ALIKE_SHOWN else "")
+        msg = f"several passes begin with {beginning!r}: {named}"
+        raise UsageError(msg)
+    return alike[0]
+
+
+def there_is_no(what: str, named: str, near: list[str]) -> str:
+    """That nothing has this id, with those that are similar."""
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no {what} {named!r}{hint}"

@@ -4,14 +4,16 @@ The rules of the verdict about chat, card and settings come first; those about e
 below. A rerun evaluates this expression when it plans, when it shows, and again in each claim.
 """
 
-from sqlalchemy import ColumnElement, FromClause, exists, func, select
+from sqlalchemy import ColumnElement, case, exists, func, select
 
-from worker.db.tables import chats, contact_cards, share_attempts, spelt
-from worker.outcomes import NOT_CALLED, PERHAPS_SHARED, Word
+from worker.db.tables import chats, share_attempts, spelt
+from worker.outcomes import NOT_CALLED, PERHAPS_SHARED, Outcome, Word
 from worker.rules.eligibility import (
+    STORED,
+    LineTables,
     Rules,
     Verdict,
-    chat_and_card_rules,
+    chat_and_line_rules,
     day_of,
     first_that_holds,
     settings_rules,
@@ -28,6 +30,7 @@ class Again(Word):
     NEEDS_FORCE = "needs_force", "shared today, or perhaps shared; only with --force"
     CALLED_SINCE = "called_since", "attempted again by somebody else in the meantime"
     UNKNOWN_CHAT = "unknown_chat", "not in the table 'chats'"
+    BEYOND_LIMIT = "beyond_limit", "may be shared with again, but --limit asks for fewer"
     NOT_SELECTED = "not_selected", "its latest attempt does not match the other options"
     ALLOWED = "allowed", "may be shared with again"
 
@@ -37,10 +40,10 @@ def meaning(ruling: str) -> str:
     return Verdict(ruling).meaning if ruling in set(Verdict) else Again(ruling).meaning
 
 
-def ruling_again(rules: Rules, *, force: bool, cards: FromClause = contact_cards) -> ColumnElement[str]:
+def ruling_again(rules: Rules, *, force: bool, known: LineTables = STORED) -> ColumnElement[str]:
     """A `Verdict` or an `Again`, the first that holds, for a row of `source`; execute it with `moment`'s values."""
     in_order: list[tuple[Verdict | Again, ColumnElement[bool]]] = [
-        *chat_and_card_rules(cards),
+        *chat_and_line_rules(rules, known),
         *settings_rules(rules),
         (Again.NOT_ATTEMPTED, ~_attempted_today()),
         (Again.BEING_CALLED, _attempted_today("claimed")),
@@ -58,6 +61,15 @@ def next_sequence() -> ColumnElement[int]:
         attempt.c.chat_id == chats.c.id, attempt.c.share_day == day_of("day"), attempt.c.outcome != spelt(NOT_CALLED)
     )
     return func.coalesce(last.correlate(chats).scalar_subquery() + 1, 0)
+
+
+def earlier_today() -> ColumnElement[str]:
+    """What a chat had today already: `shared`; `unknown`, if it was perhaps shared; or neither: empty."""
+    return case(
+        (_attempted_today(Outcome.SHARED), spelt(Outcome.SHARED)),
+        (_attempted_today(*PERHAPS_SHARED), spelt(Outcome.UNKNOWN)),
+        else_=spelt(""),
+    )
 
 
 def _attempted_today(*outcomes: str) -> ColumnElement[bool]:

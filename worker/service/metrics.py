@@ -21,7 +21,10 @@ REFUSALS: Final = (
     ErrorCode.UNAUTHORIZED,
     ErrorCode.ACCESS_DENIED,
     ErrorCode.NO_ACTIVE_CARD,
+    ErrorCode.CHAT_UNAVAILABLE,
     ErrorCode.OPTED_OUT,
+    ErrorCode.HANDLE_BLOCKED,
+    ErrorCode.LINE_REFUSED,
 )
 """What Linq refuses a share for."""
 
@@ -51,6 +54,14 @@ class Metrics:
             registry=registry,
         )
         self._pass_running = Gauge("share_worker_pass_running", "1 while a pass runs.", registry=registry)
+        self._pass_due = Gauge(
+            "share_worker_pass_due", "Chats that this process's last pass set out to share with.", registry=registry
+        )
+        self._rejected_ratio = Gauge(
+            "share_worker_last_pass_rejected_ratio",
+            "Of the attempts of this process's last pass that made any, the part that Linq rejected (0 to 1).",
+            registry=registry,
+        )
         self._last_completed = Gauge(
             "share_worker_last_completed_pass_timestamp_seconds",
             "When the last completed pass ended, of any worker on the database; 0 if there was none.",
@@ -93,6 +104,10 @@ class Metrics:
         self._attempts.labels(outcome=answer.outcome.value, code=str(answer.error_code or "")).inc()
         self._share_seconds.observe(seconds)
 
+    def due(self, chats: int) -> None:
+        """A pass is about to share with so many chats."""
+        self._pass_due.set(chats)
+
     def pass_started(self) -> None:
         """A pass began."""
         self._pass_running.set(1)
@@ -108,6 +123,9 @@ class Metrics:
         if result.access_refused:
             self._access_refused.inc()
         if result.tally is not None:
+            tally = result.tally
+            if attempted := tally["shared"] + tally["rejected"] + tally["unknown"]:
+                self._rejected_ratio.set(tally["rejected"] / attempted)
             for name in Verdict:
                 self._chats.labels(verdict=name.value).set(result.tally["skipped"].get(name.value, 0))
             self._chats.labels(verdict=Verdict.DUE.value).set(result.tally["left"] + result.tally["unsent"])

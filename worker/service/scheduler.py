@@ -90,6 +90,11 @@ class Scheduler:
             if not self._stop.is_set():
                 await self._look(self._clock.now())
 
+    async def start_now(self) -> None:
+        """Start a pass at once, whatever the schedule says; the scheduled times stay as they are."""
+        async with self._turning:
+            self._start(Trigger.COMMAND, self._rules.share_day(self._clock.now()))
+
     async def finished(self) -> None:
         """Wait for the pass that runs, if one does."""
         if self._pass is not None:
@@ -147,7 +152,14 @@ class Scheduler:
                 return None
             if await runs.has_been_served(connection, day, fire):
                 return Trigger.RESUME  # by another worker, or by this one before a restart
+            if late and self._handled is None and not await runs.has_run_before(connection, fire):
+                log.info("schedule.waiting", reason="first start: nothing was missed", next=self._next(now))
+                return None
         return Trigger.CATCH_UP if late else Trigger.SCHEDULE
+
+    def _next(self, now: datetime) -> str | None:
+        at = self._schedule.after(now)
+        return at.isoformat() if at else None
 
     def _skip(self, fire: datetime, day: date) -> None:
         """A scheduled time came while a pass runs: it is skipped, unless that pass belongs to a day that is over."""
@@ -163,7 +175,7 @@ class Scheduler:
             return
         self._resume_at = None
         day = self._rules.share_day(now)
-        if self._handled is None or self._rules.share_day(self._handled) != day:
+        if self._pass_day != day:
             log.warning("schedule.abandoned", reason="the share day of the stopped pass is over")
             return
         try:
@@ -197,6 +209,8 @@ class Scheduler:
         self._metrics.pass_ended(trigger, result)
         if result is not None and result.status is RunStatus.COMPLETED:
             self._pauses = 0
+            if result.resume_at is not None and not self._stop.is_set():
+                self._resume_later(result.resume_at, reason="a line that Linq refused rests until then")
             return
         if result is None or result.status is RunStatus.FAILED:
             self._metrics.scheduled("failed")
@@ -211,13 +225,19 @@ class Scheduler:
             pause = LONGEST_PAUSE
         if result is not None and result.retry_after is not None:
             pause = max(pause, timedelta(seconds=min(result.retry_after, 10**6)))
+        self._resume_later(self._clock.now() + pause)
+
+    def _resume_later(self, at: datetime, *, reason: str | None = None) -> None:
+        """Plan to resume the pass, in SHARE_HOURS; never on another share day."""
         now = self._clock.now()
-        resume_at = now + pause
-        if self._rules.share_day(resume_at) != self._rules.share_day(now):
+        at = self._rules.opening(at)
+        if self._rules.share_day(at) != self._rules.share_day(now):
             log.warning("schedule.abandoned", reason="the share day ends before another try")
             return
-        self._resume_at, self._longest_wait = resume_at, pause
-        log.warning("schedule.resuming", at=resume_at.isoformat(), minutes=round(pause.total_seconds() / 60, 1))
+        self._resume_at, self._longest_wait = at, at - now
+        log.warning(
+            "schedule.resuming", at=at.isoformat(), minutes=round((at - now).total_seconds() / 60, 1), reason=reason
+        )
 
     async def _report_yesterday(self, now: datetime) -> bool:
         """On the first look: report a day before that had its time and no pass; it is too late to catch up on it.

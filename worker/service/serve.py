@@ -16,10 +16,12 @@ from worker.clock import Clock, unless_stopped
 from worker.errors import WorkerError
 from worker.outcomes import PassResult, Trigger
 from worker.service.metrics import Metrics
+from worker.service.pruning import Pruning
 from worker.service.readiness import Readiness
 from worker.service.scheduler import Scheduler, look_around, timers
 from worker.settings import Settings
 from worker.sharing.share_pass import run_pass
+from worker.sharing.watch import Watch
 from worker.web.app import make_app
 from worker.web.server import serving_app
 
@@ -29,8 +31,8 @@ DATABASE_PAUSE_SECONDS: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrates: bool) -> int:
-    """Make passes at the scheduled times until told to stop; return the exit code.
+async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrates: bool, now: bool = False) -> int:
+    """Make passes at the scheduled times until told to stop, with `now` also one at once; return the exit code.
 
     1. Answer on HTTP: alive, but not ready.
     2. Bring the schema up to date, waiting for the database as long as it takes.
@@ -45,9 +47,10 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
     linq = assembly.linq(settings, clock)
     heartbeat = assembly.heartbeat(settings)
     async with assembly.engine(settings, create=migrates) as engine, linq:
+        pruning = Pruning(engine, rules, settings.SHARE_KEEP_DAYS, clock=clock, stop=stop)
 
         async def make_pass(trigger: Trigger) -> PassResult:
-            return await run_pass(
+            result = await run_pass(
                 engine,
                 linq,
                 rules,
@@ -55,8 +58,10 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
                 trigger=trigger,
                 clock=clock,
                 stop=stop,
-                watch=metrics.answered,
+                watch=Watch(due=metrics.due, answered=metrics.answered),
             )
+            pruning.begin()
+            return result
 
         scheduler = Scheduler(
             engine, schedule, rules, make_pass=make_pass, clock=clock, stop=stop, metrics=metrics, heartbeat=heartbeat
@@ -85,12 +90,21 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
                 return 0
             clockwork.start()
-            log.info("serve.started", schedule=schedule.expression, timezone=str(schedule.timezone))
+            following = schedule.after(clock.now())
+            log.info(
+                "serve.started",
+                schedule=schedule.expression,
+                timezone=str(schedule.timezone),
+                next=following.isoformat() if following else None,
+            )
+            if now:
+                await scheduler.start_now()
             looking = asyncio.create_task(look_around(scheduler, clock, stop))
             await stop.wait()
             clockwork.shutdown(wait=False)
             looking.cancel()
             await scheduler.finished()
+            await pruning.finished()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
     log.info("serve.ended")

@@ -7,9 +7,10 @@ while the database is away. In memory are the requests in flight and a window of
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -21,16 +22,14 @@ from worker.chats import facts
 from worker.clock import Clock
 from worker.ledger import attempts
 from worker.ledger.attempts import Recorded
-from worker.linq.answers import CardInactive, ErrorCode, LinqError, NeverSent, PerhapsDone
+from worker.linq.answers import CardInactive, ErrorCode, LineRefused, LinqError, NeverSent, PerhapsDone
 from worker.linq.client import Linq
 from worker.outcomes import Answer, Claim, Outcome, RunStatus, Tally
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import Candidates
-from worker.sharing.limits import Brake, Limits, Pace
+from worker.sharing.limits import Brake, Limits, LineLimits, Pace
 from worker.sharing.walk import Walk
-
-Watch = Callable[[Answer, float], None]
-"""Called with each answer once it is recorded, and the seconds that the request took."""
+from worker.sharing.watch import ProgressLog, Watch
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +37,9 @@ FRESH_SECONDS: Final = 60.0
 """A claim older than this is given back instead of called: the worker was frozen, and others may have moved on."""
 
 UNCONFIRMED: Final = "the claim's commit was not confirmed, so nothing was sent"
+
+SEVERAL: Final = 3
+"""A pass that attempted so many chats, and not one share went through, is no success."""
 
 RECORD_SECONDS: Final = 5.0
 """The part of the drain that is kept for recording, after the requests."""
@@ -50,6 +52,8 @@ class _Finished:
     recorded: Recorded
     error: LinqError | None
     milliseconds: float
+    line_accepted: bool
+    """True if the share shows that Linq no longer refuses the chat's line."""
 
 
 class ShareLoop:
@@ -68,6 +72,7 @@ class ShareLoop:
         clock: Clock,
         stop: asyncio.Event,
         watch: Watch,
+        resumed: bool = False,
     ) -> None:
         self._engine = engine
         self._linq = linq
@@ -79,13 +84,17 @@ class ShareLoop:
         self._clock = clock
         self._stop = stop
         self._watch = watch
-        self.brake = Brake(limits.concurrency)
+        self._progress = ProgressLog(clock)
+        self.brake = Brake(limits.concurrency, resumed=resumed)
+        self.lines = LineLimits(limits.per_second_per_line)
         self.last_look = clock.now()
         """The last moment of the pass that belongs to its share day."""
         self._pace = Pace(limits.per_second)
         self._walk = Walk(candidates)
         self._claimed = 0
-        self._in_flight: dict[asyncio.Task[None], Claim] = {}
+        self._in_flight: dict[asyncio.Task[None], tuple[Claim, str]] = {}
+        """The claim of each request, and the line of its chat."""
+        self._refusals: Counter[str] = Counter()
         self._finished: list[_Finished] = []
         self._unconfirmed: list[Claim] = []
         """Claims whose commit may have succeeded although no confirmation arrived."""
@@ -94,6 +103,20 @@ class ShareLoop:
         """Monotonic time before which neither the database nor the table is tried again."""
         self._outage = db.Outage(engine.url)
         self._stop_seen: float | None = None
+
+    async def count_due(self) -> None:
+        """Tell the watcher how many chats will be attempted, if it asks.
+
+        Raises:
+            SQLAlchemyError: the database failed.
+        """
+        if self._watch.due is None:
+            return
+        async with db.read(self._engine) as connection:
+            remainder = await self._candidates.remainder(connection, self._clock.now(), run_id=self._run_id)
+        at_most = self._limits.at_most
+        self._progress.due = remainder.left if at_most is None else min(remainder.left, at_most)
+        self._watch.due(self._progress.due)
 
     async def run(self) -> None:
         """Share until there is a reason to end, and nothing is in flight or unrecorded.
@@ -107,7 +130,7 @@ class ShareLoop:
                 self._news.clear()
                 await self._read_ahead()
                 slots = self._free_slots()
-                offered = self._walk.offer(slots)
+                offered = self._offer(slots)
                 if self._has_unrecorded() or offered:
                     if self._clock.monotonic() >= self._not_before:
                         await self._turn(offered, slots)
@@ -123,7 +146,7 @@ class ShareLoop:
                 task.cancel()
             await asyncio.gather(listener, *self._in_flight, return_exceptions=True)
 
-    async def _turn(self, offered: list[str], slots: int) -> None:
+    async def _turn(self, offered: Mapping[str, str], slots: int) -> None:
         """One transaction: record what came back, and claim for the free slots. Call only once it is committed."""
         finished, self._finished = self._finished, []
         claims: list[Claim] = []
@@ -133,7 +156,7 @@ class ShareLoop:
                 await attempts.release(connection, self._unconfirmed, why=UNCONFIRMED, now=now)
                 await _keep_facts(connection, finished, now)
                 await attempts.record(connection, [request.recorded for request in finished])
-                if self._rules.share_day(now) == self._day:
+                if self._rules.share_day(now) == self._day and self._rules.is_open(now):
                     claims = await attempts.claim(
                         connection,
                         lambda ids: self._candidates.claimable(now, ids),
@@ -157,18 +180,20 @@ class ShareLoop:
         for request in finished:
             self._report(request)
         self._walk.move_past(offered, claims, slots)
-        self._call_all(claims)
+        self._call_all(claims, offered)
 
-    def _call_all(self, claims: list[Claim]) -> None:
+    def _call_all(self, claims: list[Claim], line_of: Mapping[str, str]) -> None:
         started = self._clock.monotonic()
         self._pace.take(len(claims), started)
         self._claimed += len(claims)
         for claim in claims:
-            task = asyncio.create_task(self._call(claim, started))
-            self._in_flight[task] = claim
+            line = line_of[claim.chat_id]
+            self.lines.started(line, started)
+            task = asyncio.create_task(self._call(claim, line, started, phase=self.brake.phase))
+            self._in_flight[task] = (claim, line)
             task.add_done_callback(self._task_done)
 
-    async def _call(self, claim: Claim, committed: float) -> None:
+    async def _call(self, claim: Claim, line: str, committed: float, *, phase: int) -> None:
         """Send the share request of a claim, once, unless the claim has gone stale; keep what came of it."""
         started = self._clock.monotonic()
         error: LinqError | None = None
@@ -193,16 +218,27 @@ class ShareLoop:
                 recorded=Recorded(claim=claim, answer=answer, finished_at=self._clock.now()),
                 error=error,
                 milliseconds=round(1000 * (ended - started), 1),
+                line_accepted=self.lines.ended(line, shared=error is None),
             )
         )
-        self.brake.saw(error, ended)
+        self._tell_brake(error, phase=phase, now=ended)
+
+    def _tell_brake(self, error: LinqError | None, *, phase: int, now: float) -> None:
+        paused = self.brake.paused(now)
+        self.brake.saw(error, phase=phase, now=now)
+        pause = self.brake.paused(now)
+        if pause > paused and self.brake.stop is None:
+            until = self._clock.now() + timedelta(seconds=pause)
+            reason = f"Linq's rate limit holds for every chat: {error}"
+            log.warning("pass.waiting", seconds=round(pause, 1), until=until.isoformat(), reason=reason)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        claim = self._in_flight.pop(task)
+        claim, line = self._in_flight.pop(task)
         if task.cancelled():  # before its first step: once begun, a request ends with an answer
             answer = Answer(outcome=Outcome.UNSENT, error_message="the worker had to end before the request began")
             recorded = Recorded(claim=claim, answer=answer, finished_at=self._clock.now())
-            self._finished.append(_Finished(recorded=recorded, error=None, milliseconds=0.0))
+            self.lines.ended(line, shared=False)
+            self._finished.append(_Finished(recorded=recorded, error=None, milliseconds=0.0, line_accepted=False))
         self._news.set()
 
     def _report(self, request: _Finished) -> None:
@@ -210,7 +246,9 @@ class ShareLoop:
         answer = request.recorded.answer
         if answer.outcome is Outcome.UNSENT:
             self._walk.saw_unsent(answer.error_message)
-        write = log.info if answer.outcome is Outcome.SHARED else log.warning
+        elif answer.outcome is not Outcome.SHARED:
+            self._refusals[_in_short(request.error)] += 1
+        write = log.info if answer.outcome in (Outcome.SHARED, Outcome.REJECTED) else log.warning
         write(
             "share.recorded",
             chat_id=request.recorded.claim.chat_id,
@@ -221,17 +259,18 @@ class ShareLoop:
             trace_id=answer.trace_id,
             ms=request.milliseconds,
         )
-        self._watch(answer, request.milliseconds / 1000)
+        self._progress.answered(answer)
+        self._watch.answered(answer, request.milliseconds / 1000)
 
     async def _read_ahead(self) -> None:
-        """Read until there is a candidate or the end of the table; begin another lap where chats stayed due."""
+        """Read until there is a chat to offer or the end of the table; begin another lap where chats stayed due."""
         if self._is_over():
             return
         if self._walk.at_end and not self._in_flight and not self._has_unrecorded():
             pause = self._walk.start_lap()
             if pause is not None:
                 self._not_before = self._clock.monotonic() + pause
-        while not self._walk.has_next and not self._walk.at_end:
+        while self._walk.can_read and not self._offer(1):
             if self._clock.monotonic() < self._not_before or self._is_over():
                 return
             try:
@@ -239,6 +278,12 @@ class ShareLoop:
                     await self._walk.read_ahead(connection, self._clock.now())
             except SQLAlchemyError as error:
                 self._database_failed(error)
+
+    def _offer(self, slots: int) -> Mapping[str, str]:
+        """Chats for a claim that can fill so many free slots, each with its line."""
+        now = self._clock.monotonic()
+        free = (lambda line: self.lines.free(line, now)) if self.lines.any_in_force else None
+        return self._walk.offer(slots, free=free, probing=self.brake.probing)
 
     def _free_slots(self) -> int:
         """How many requests could start now."""
@@ -271,19 +316,24 @@ class ShareLoop:
         now = self._clock.now()
         if self._rules.share_day(now) != self._day:
             return f"its share day, {self._day}, is over"
+        if not self._rules.is_open(now):
+            return f"it is outside of SHARE_HOURS, {self._rules.hours} ({self._rules.timezone})"
         self.last_look = now
         return None
 
     def ended(self, tally: Tally) -> tuple[RunStatus, str | None]:
         """How the pass ended: completed, or stopped and why. A stop that left no chat due counts as completed."""
         stayed = tally["unsent"] + tally["left"]
+        attempted = tally["shared"] + tally["rejected"] + tally["unknown"]
         if self.brake.stop is not None:
             return RunStatus.STOPPED, self.brake.stop.reason
-        if not stayed or (self._limit_reached() and not tally["unsent"]):
-            return RunStatus.COMPLETED, None
-        reason = self._reason_to_stop()
-        if reason is None and self._walk.stayed_due is not None:
+        limited = self._limit_reached() and not tally["unsent"]
+        reason = self._reason_to_stop() if stayed and not limited else None
+        if reason is None and stayed and not limited and self._walk.stayed_due is not None:
             reason = f"{stayed} chats stay due: {self._walk.stayed_due}"
+        if reason is None and attempted >= SEVERAL and not tally["shared"]:
+            refusals = ", ".join(f"{count:,} x {said}" for said, count in self._refusals.most_common(SEVERAL))
+            reason = f"not one of {attempted:,} shares went through: {refusals}"
         return (RunStatus.STOPPED, reason) if reason else (RunStatus.COMPLETED, None)
 
     def _database_failed(self, error: SQLAlchemyError) -> None:
@@ -326,6 +376,8 @@ class ShareLoop:
         pauses = [self._not_before - now, self._drain_left(now)]
         if not self._is_over():
             pauses += [self.brake.paused(now), self._pace.wait(now)]
+            if self.lines.any_in_force:
+                pauses.append(self.lines.wait(self._walk.lines_ahead, now))
         timer = min((pause for pause in pauses if pause > 0), default=None)
         news = asyncio.create_task(self._news.wait())
         tasks: list[asyncio.Task[object]] = [news]
@@ -350,6 +402,14 @@ class ShareLoop:
         return max(left, 0.0)
 
 
+def _in_short(error: LinqError | None) -> str:
+    """A rejection or a lost answer without what is different each time, to be counted."""
+    if error is None:
+        return "no answer"
+    number = "/".join(str(part) for part in (error.status, error.code) if part)
+    return f"{number} {error.message}".strip()
+
+
 def _answer(error: LinqError) -> Answer:
     """The outcome that an error means: never sent, perhaps done, or refused."""
     if isinstance(error, NeverSent):
@@ -368,14 +428,22 @@ def _answer(error: LinqError) -> Answer:
 
 
 async def _keep_facts(connection: AsyncConnection, finished: list[_Finished], now: datetime) -> None:
-    """Keep what Linq's refusals say about lines and chats, where the verdict reads it."""
+    """Keep what Linq's answers say about lines and chats, where the verdict reads it."""
 
     def chat_ids(concerned: Callable[[LinqError], bool]) -> list[str]:
         return [request.recorded.claim.chat_id for request in finished if request.error and concerned(request.error)]
 
     if inactive := chat_ids(lambda error: isinstance(error, CardInactive)):
         await facts.card_is_inactive(connection, inactive, now)
-    if missing := chat_ids(lambda error: error.code == ErrorCode.CHAT_NOT_FOUND and error.status == 404):
+    if refused := chat_ids(lambda error: isinstance(error, LineRefused)):
+        await facts.line_is_refused(connection, refused, now)
+    if accepted := [request.recorded.claim.chat_id for request in finished if request.line_accepted]:
+        await facts.line_is_accepted(connection, accepted)
+    if missing := chat_ids(lambda error: (error.status, error.code) in _MISSING):
         await facts.chat_is_missing(connection, missing, now)
-    if opted_out := chat_ids(lambda error: error.code == ErrorCode.OPTED_OUT and error.status == 403):
+    if opted_out := chat_ids(lambda error: (error.status, error.code) == _OPTED_OUT):
         await facts.recipient_opted_out(connection, opted_out, now)
+
+
+_MISSING: Final = ((404, ErrorCode.CHAT_NOT_FOUND), (409, ErrorCode.CHAT_UNAVAILABLE))
+_OPTED_OUT: Final = (403, ErrorCode.OPTED_OUT)

@@ -28,7 +28,8 @@ SCHEDULED: Final = 0
 class Window:
     """Some candidates in the key's order, and the id after which to read on; None at the end."""
 
-    ids: list[str]
+    line_of: dict[str, str]
+    """Their ids, each with the chat's line."""
     after: str | None
 
 
@@ -77,8 +78,10 @@ class Due:
         until: str | None = (await connection.execute(_END_OF_SPAN, {"after": after})).scalar_one_or_none()
         values = {**moment(self.rules, now), "after": after, "until": until, "at_most": at_most}
         statement = self._due_after if until is None else self._due_between
-        ids = list((await connection.execute(statement, values)).scalars())
-        return Window(ids=ids, after=ids[-1] if len(ids) == at_most else until)
+        rows = (await connection.execute(statement, values)).all()
+        return Window(
+            line_of={row.id: row.from_number for row in rows}, after=rows[-1].id if len(rows) == at_most else until
+        )
 
     def claimable(self, now: datetime, among: Collection[str]) -> tuple[Select[str, int], Mapping[str, object]]:
         """Those that are due, for the day's scheduled claim."""
@@ -93,11 +96,12 @@ class Due:
     # Built once: a pass executes each of these hundreds of times.
 
     @cached_property
-    def _due_after(self) -> Select[str]:
-        return due_ids(self.rules).where(chats.c.id > bindparam("after", type_=Text)).limit(bindparam("at_most"))
+    def _due_after(self) -> Select[str, str]:
+        due = due_ids(self.rules).add_columns(chats.c.from_number)
+        return due.where(chats.c.id > bindparam("after", type_=Text)).limit(bindparam("at_most"))
 
     @cached_property
-    def _due_between(self) -> Select[str]:
+    def _due_between(self) -> Select[str, str]:
         return self._due_after.where(chats.c.id <= bindparam("until", type_=Text))
 
     @cached_property

@@ -8,18 +8,18 @@ the admin looked, another rerun included, is never repeated: two admins at once 
 import bisect
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cached_property
 from typing import Final
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, exists, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.db.tables import chats, contact_cards, share_attempts
+from worker.db.tables import chats, share_attempts
 from worker.outcomes import Outcome, Request
-from worker.rules.again import Again, next_sequence, ruling_again
-from worker.rules.eligibility import Rules, day_of, moment, source
+from worker.rules.again import Again, earlier_today, next_sequence, ruling_again
+from worker.rules.eligibility import STORED, LineTables, Rules, day_of, moment, source, with_lines
 from worker.sharing.candidates import Remainder, Window
 
 BATCH: Final = 500
@@ -56,6 +56,8 @@ class Plan:
     """The chats that may be shared with again, each with the sequence of its next claim."""
     counts: Counter[str] = field(default_factory=Counter)
     """All selected chats, by ruling."""
+    earlier: Counter[str] = field(default_factory=Counter)
+    """Of the chats that may be shared with again, how many were `shared` with today, or perhaps (`unknown`)."""
     choices: list[Choice] = field(default_factory=list)
     """The selected chats that are to be shown."""
 
@@ -68,31 +70,38 @@ async def make_plan(
     *,
     force: bool,
     shown: int | None,
-    cards: FromClause = contact_cards,
+    at_most: int | None = None,
+    known: LineTables = STORED,
 ) -> Plan:
-    """Find the selected chats, and rule on each. Keeps at most `shown` choices (None: all)."""
+    """Find the selected chats, and rule on each. Keeps at most `shown` choices (None: all).
+
+    No more than `at_most` chats are allowed, the first ones.
+    """
     plan = Plan(share_day=rules.share_day(now))
 
-    def add(choice: Choice, sequence: int) -> None:
+    def add(choice: Choice, sequence: int, earlier: str = "") -> None:
+        if choice.ruling == Again.ALLOWED and at_most is not None and len(plan.sequences) >= at_most:
+            choice = replace(choice, ruling=Again.BEYOND_LIMIT.value)
         plan.counts[choice.ruling] += 1
         if choice.ruling == Again.ALLOWED:
             plan.sequences[choice.chat_id] = sequence
+            plan.earlier[earlier] += bool(earlier)
         if shown is None or len(plan.choices) < shown:
             plan.choices.append(choice)
 
-    ruling = ruling_again(rules, force=force, cards=cards)
+    ruling = ruling_again(rules, force=force, known=known)
     for ids in _batches(selection.chat_ids) if selection.chat_ids else [None]:
         not_selected = set(ids or ())
-        statement = _selected(selection, ruling, cards=cards, among=ids)
+        statement = _selected(selection, ruling, known=known, among=ids)
         rows = await connection.stream(statement, moment(rules, now))
-        async for chat_id, known, verdict, sequence, outcome, code in rows:
+        async for chat_id, in_table, verdict, sequence, outcome, code, earlier in rows:
             not_selected.discard(chat_id)
-            its_ruling = verdict if known is not None else Again.UNKNOWN_CHAT.value
-            add(Choice(chat_id=chat_id, ruling=its_ruling, outcome=outcome, error_code=code), sequence)
+            its_ruling = verdict if in_table is not None else Again.UNKNOWN_CHAT.value
+            add(Choice(chat_id=chat_id, ruling=its_ruling, outcome=outcome, error_code=code), sequence, earlier)
         if not_selected:
             of_others = (
                 select(chats.c.id, ruling.label("ruling"))
-                .select_from(source(cards))
+                .select_from(source(known))
                 .where(chats.c.id.in_(not_selected))
             )
             rulings = {row.id: row.ruling for row in await connection.execute(of_others, moment(rules, now))}
@@ -118,8 +127,9 @@ class Chosen:
         start = bisect.bisect_right(self._ids, after)
         batch = self._ids[start : start + min(at_most, BATCH)]
         statement, values = self.claimable(now, batch)
-        ids = list((await connection.execute(statement, values)).scalars())
-        return Window(ids=ids, after=batch[-1] if start + len(batch) < len(self._ids) else None)
+        rows = await connection.execute(statement.add_columns(chats.c.from_number), values)
+        line_of = {chat_id: line for chat_id, _, line in rows}
+        return Window(line_of=line_of, after=batch[-1] if start + len(batch) < len(self._ids) else None)
 
     def claimable(self, now: datetime, among: Collection[str]) -> tuple[Select[str, int], Mapping[str, object]]:
         """Those that may be shared with, and that nobody attempted since the plan."""
@@ -158,17 +168,17 @@ class Chosen:
 
 
 def _selected(
-    selection: Selection, ruling: ColumnElement[str], *, cards: FromClause, among: Sequence[str] | None
-) -> Select[str, str | None, str, int, str, int | None]:
-    """The latest attempt of the day in each chat, if it matches; with the chat's ruling and next sequence."""
+    selection: Selection, ruling: ColumnElement[str], *, known: LineTables, among: Sequence[str] | None
+) -> Select[str, str | None, str, int, str, int | None, str]:
+    """The latest attempt of the day in each chat, if it matches.
+
+    With the chat's ruling, its next sequence, and whether it was shared with earlier today.
+    """
     latest, later = share_attempts.alias("latest"), share_attempts.alias("later")
+    attempt = (latest.c.outcome, latest.c.error_code)
     statement = (
-        select(latest.c.chat_id, chats.c.id, ruling, next_sequence(), latest.c.outcome, latest.c.error_code)
-        .select_from(
-            latest.outerjoin(chats, chats.c.id == latest.c.chat_id).outerjoin(
-                cards, cards.c.phone_number == chats.c.from_number
-            )
-        )
+        select(latest.c.chat_id, chats.c.id, ruling, next_sequence(), *attempt, earlier_today())
+        .select_from(with_lines(latest.outerjoin(chats, chats.c.id == latest.c.chat_id), known))
         .where(
             latest.c.share_day == day_of("day"),
             ~exists().where(

@@ -20,17 +20,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
-from worker.account import Card
+from worker.account import Card, Line
 from worker.chats import facts
 from worker.clock import Clock, unless_stopped
 from worker.ledger import attempts, runs
 from worker.linq.answers import AccessRefused, LinqError
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger, chats_in
-from worker.rules.eligibility import Rules
-from worker.sharing.calls import ShareLoop, Watch
+from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger, chats_in, waiting_in
+from worker.rules.eligibility import LINE_REST, Rules
+from worker.sharing.calls import ShareLoop
 from worker.sharing.candidates import Candidates, Due
 from worker.sharing.limits import Limits, Stop
+from worker.sharing.watch import UNWATCHED, Watch
 
 T = TypeVar("T")
 
@@ -46,16 +47,14 @@ async def run_pass(
     trigger: Trigger,
     clock: Clock,
     stop: asyncio.Event,
-    watch: Watch = lambda _answer, _seconds: None,
+    watch: Watch = UNWATCHED,
     candidates: Candidates | None = None,
 ) -> PassResult:
     """Share with every chat that is due, or with the given candidates; return what came of it.
 
-    `watch` is called with each answer once it is recorded.
-
     1. Settle what dead workers left, and write down that a pass begins.
-    2. Fetch all cards and store them. Without them no request is made.
-    3. Record, claim, commit, call; until no chat is due, the day ends, Linq says stop, or `stop` is set.
+    2. Fetch all cards and lines, and store them. Without the cards no request is made.
+    3. Record, claim, commit, call; until no chat is due, the day or SHARE_HOURS end, Linq says stop, or `stop` is set.
     4. Count every candidate once, and write down how the pass ended.
 
     Raises:
@@ -69,7 +68,17 @@ async def run_pass(
         log.info("pass.started", trigger=trigger.value, share_day=day.isoformat())
         candidates = candidates or Due(rules)
         loop = ShareLoop(
-            engine, linq, rules, candidates, limits, run_id=run_id, day=day, clock=clock, stop=stop, watch=watch
+            engine,
+            linq,
+            rules,
+            candidates,
+            limits,
+            run_id=run_id,
+            day=day,
+            clock=clock,
+            stop=stop,
+            watch=watch,
+            resumed=trigger is Trigger.RESUME,
         )
         ending = await _share(engine, linq, candidates, loop, run_id=run_id, clock=clock, stop=stop)
         finished_at = clock.now()
@@ -77,7 +86,8 @@ async def run_pass(
         if ending.tally is not None and not chats_in(ending.tally):
             log.warning("chats.none", reason="the table 'chats' is empty: there is nobody to share with")
         seconds = round((finished_at - started_at).total_seconds(), 3)
-        write = log.info if ending.status is RunStatus.COMPLETED else log.error
+        expected = ending.status is RunStatus.COMPLETED or (stop.is_set() and ending.status is RunStatus.STOPPED)
+        write = log.info if expected else log.error
         write("pass.ended", status=ending.status.value, detail=ending.detail, seconds=seconds, tally=ending.tally)
     return PassResult(
         run_id=run_id,
@@ -89,6 +99,7 @@ async def run_pass(
         detail=ending.detail,
         tally=ending.tally,
         retry_after=ending.halt.retry_after if ending.halt else None,
+        resume_at=ending.resume_at,
         access_refused=ending.halt.access_refused if ending.halt else False,
         stale_claims=stale_claims,
     )
@@ -102,6 +113,7 @@ class _Ending:
     detail: str | None
     tally: Tally | None = None
     halt: Stop | None = None
+    resume_at: datetime | None = None
 
 
 async def _share(
@@ -120,15 +132,32 @@ async def _share(
     except LinqError as error:
         halt = Stop(reason=str(error), retry_after=error.retry_after, access_refused=isinstance(error, AccessRefused))
         return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {error}", halt=halt)
+    account_lines = None if cards is None else await _read_lines(linq, stop)
     try:
         if cards is not None:
-            await _patiently(engine, clock, stop, lambda: _store_cards(engine, cards, clock.now()))
+            refused = await _patiently(
+                engine, clock, stop, lambda: _store_account(engine, cards, account_lines, clock.now())
+            )
+            loop.lines.refused(refused)
+            await loop.count_due()
             await loop.run()
         tally = await _patiently(engine, clock, stop, lambda: _count(engine, candidates, run_id, loop.last_look))
+        status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
+        resume_at = None
+        if status is RunStatus.COMPLETED and waiting_in(tally):
+            resume_at = await _patiently(engine, clock, stop, lambda: _end_of_rest(engine, clock.now()))
     except SQLAlchemyError as error:
         return _Ending(status=RunStatus.FAILED, detail=db.describe(error, engine.url), halt=loop.brake.stop)
-    status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
-    return _Ending(status=status, detail=detail, tally=tally, halt=loop.brake.stop)
+    return _Ending(status=status, detail=detail, tally=tally, halt=loop.brake.stop, resume_at=resume_at)
+
+
+async def _read_lines(linq: Linq, stop: asyncio.Event) -> list[Line] | None:
+    """The account's lines; None if they could not be read: then the pass goes on with what is known of them."""
+    try:
+        return await unless_stopped(stop, linq.phone_numbers())
+    except LinqError as error:
+        log.warning("lines.unread", reason=f"the lines could not be read, so they are judged as last seen: {error}")
+        return None
 
 
 def _has_ended(worker: str) -> bool:
@@ -162,10 +191,24 @@ async def _begin(engine: AsyncEngine, *, run_id: str, trigger: Trigger, day: dat
     return stale
 
 
-async def _store_cards(engine: AsyncEngine, cards: list[Card], now: datetime) -> None:
+async def _store_account(
+    engine: AsyncEngine, cards: list[Card], account_lines: list[Line] | None, now: datetime
+) -> dict[str, datetime]:
+    """Keep the cards and lines; return the lines that Linq refused, and when."""
     async with db.write(engine) as connection:
         await facts.store_cards(connection, cards, now)
+        if account_lines is not None:
+            await facts.store_lines(connection, account_lines, now)
+        refused = await facts.refused_lines(connection)
     log.info("cards.refreshed", cards=len(cards), active=sum(card.is_active for card in cards))
+    return refused
+
+
+async def _end_of_rest(engine: AsyncEngine, now: datetime) -> datetime | None:
+    """When the first of the lines that Linq refused may be asked for again; None if none rests for that reason."""
+    async with db.read(engine) as connection:
+        refused = await facts.refused_lines(connection)
+    return min((at + LINE_REST for at in refused.values() if at + LINE_REST > now), default=None)
 
 
 async def _count(engine: AsyncEngine, candidates: Candidates, run_id: str, now: datetime) -> Tally:

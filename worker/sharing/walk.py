@@ -4,7 +4,8 @@ The walk follows the key and keeps one window of ids in memory, however many cha
 a chat: each claim asks the database again whether the chat is still due.
 """
 
-from collections import deque
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Final
@@ -15,7 +16,13 @@ from worker.outcomes import Claim
 from worker.sharing.candidates import Candidates
 
 WINDOW: Final = 5_000
-"""Upper bound on the ids that are read ahead."""
+"""Upper bound on the ids that are read ahead at once."""
+
+MOST_AHEAD: Final = 2 * WINDOW
+"""Upper bound on the ids in memory: where some must wait for their line, others are looked for behind them."""
+
+GOLDEN: Final = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole part, are spread evenly, however many there are."""
 
 MOST_PER_SLOT: Final = 64
 MOST_OFFERED: Final = 1_000
@@ -36,7 +43,9 @@ class Walk:
 
     def __init__(self, candidates: Candidates) -> None:
         self._candidates = candidates
-        self._ahead: deque[str] = deque()
+        self._ahead: dict[str, str] = {}
+        """The ids that were read, with the line of each, in the key's order."""
+        self._probes = 0
         self._after: str | None = ""
         """The last id that was read; None at the end of the table."""
         self._lap = 1
@@ -47,9 +56,14 @@ class Walk:
         self._pause = LOCKED_PAUSE_SECONDS
 
     @property
-    def has_next(self) -> bool:
-        """True if there are ids to offer."""
-        return bool(self._ahead)
+    def lines_ahead(self) -> set[str]:
+        """The lines of the chats that were read and not claimed yet."""
+        return set(self._ahead.values())
+
+    @property
+    def can_read(self) -> bool:
+        """True if there is more to read, and room for it."""
+        return self._after is not None and len(self._ahead) <= MOST_AHEAD - WINDOW
 
     @property
     def at_end(self) -> bool:
@@ -60,21 +74,44 @@ class Walk:
         """Read the next window, which may be empty."""
         if self._after is not None:
             window = await self._candidates.read_ahead(connection, now, after=self._after, at_most=WINDOW)
-            self._ahead.extend(window.ids)
+            self._ahead.update(window.line_of)
             self._after = window.after
 
-    def offer(self, slots: int) -> list[str]:
-        """The next ids, for a claim that can fill so many free slots."""
-        return list(islice(self._ahead, min(self._per_slot * slots, MOST_OFFERED)))
+    def offer(
+        self, slots: int, *, free: Callable[[str], float] | None = None, probing: bool = False
+    ) -> Mapping[str, str]:
+        """The next ids, each with its line, for a claim that can fill so many free slots.
 
-    def move_past(self, offered: list[str], claims: list[Claim], slots: int) -> None:
+        `free` says how many requests of a line may start now; None: any number. While `probing`, they are taken from
+        somewhere else each time: what refuses the chats at one place of the table may not concern the others.
+        """
+        at_most = min(self._per_slot * slots, MOST_OFFERED)
+        start = 0
+        if probing and at_most:
+            start = int(self._probes * GOLDEN % 1 * len(self._ahead))
+        following = islice(self._ahead.items(), start, None)
+        if free is None:
+            return dict(islice(following, at_most))
+        offered: dict[str, str] = {}
+        of_line: Counter[str] = Counter()
+        for chat_id, line in following:
+            if len(offered) >= at_most:
+                break
+            if of_line[line] < free(line):
+                offered[chat_id] = line
+                of_line[line] += 1
+        return offered
+
+    def move_past(self, offered: Mapping[str, str], claims: list[Claim], slots: int) -> None:
         """Drop the ids that a claim has decided: claimed, not due any more, or locked by another worker."""
         if not offered:
             return
+        self._probes += 1
+        ids = list(offered)
         filled = len(claims) == slots
-        decided = offered.index(claims[-1].chat_id) + 1 if filled else len(offered)
-        for _ in range(decided):
-            self._ahead.popleft()
+        decided = ids.index(claims[-1].chat_id) + 1 if filled else len(ids)
+        for chat_id in ids[:decided]:
+            del self._ahead[chat_id]
         if len(claims) < min(slots, len(offered)):
             self._per_slot = min(2 * self._per_slot, MOST_PER_SLOT)
             self.stayed_due = self.stayed_due or "another worker was sharing with them"

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from typing import Final, Literal
 
 from worker.account import Card
 from worker.db.partner_values import LONGEST_ID
 from worker.proxy import Proxy
-from worker.questions.check import Fault, FaultKind, LineUse, WrongNumber
+from worker.questions.check import Fault, FaultKind, LineUse, LookedUp, WrongNumber
+from worker.questions.lines import RestingLine
 from worker.questions.privileges import MissingGrant, Privileges
-from worker.rules.eligibility import Verdict
-from worker.text import one_line
+from worker.rules.eligibility import Rules, Verdict
+from worker.text import chat_count, minute, one_line
 
 FindingState = Literal["ok", "note", "FAIL"]
 
@@ -50,10 +52,10 @@ def line_findings(lines: Sequence[LineUse]) -> Iterator[Finding]:
         if line.card is not None:
             yield _card_finding(line, line.card)
     for line in without[:NUMBERS_SHOWN]:
-        found = f"{line.phone_number}: has no contact card, so no share for its {_chats(line.chats)}"
+        found = f"{line.phone_number}: has no contact card, so no share for its {chat_count(line.chats)}"
         yield Finding(state="FAIL", about="card", found=found)
     if hidden := without[NUMBERS_SHOWN:]:
-        count = _chats(sum(line.chats for line in hidden))
+        count = chat_count(sum(line.chats for line in hidden))
         found = f"{len(hidden):,} more lines have no contact card, so no share for their {count}"
         yield Finding(state="FAIL", about="card", found=found)
 
@@ -66,14 +68,14 @@ def number_findings(wrong: Sequence[WrongNumber], schema: str | None = None) -> 
     for number in wrong[:NUMBERS_SHOWN]:
         yield Finding(state="FAIL", about="chats", found=wrong_number_text(number, schema))
     if hidden := wrong[NUMBERS_SHOWN:]:
-        count = _chats(sum(number.chats for number in hidden))
+        count = chat_count(sum(number.chats for number in hidden))
         found = f"from_number has {len(hidden):,} more values that are not E.164, in {count}"
         yield Finding(state="FAIL", about="chats", found=found)
 
 
 def wrong_number_text(number: WrongNumber, schema: str | None = None) -> str:
     """What is wrong with a value of `from_number`, and what to do."""
-    found = f"from_number is {_example(number.written)!r} in {_chats(number.chats)}"
+    found = f"from_number is {_example(number.written)!r} in {chat_count(number.chats)}"
     if number.meant is None:
         return f"{found}; it must be E.164, such as +14155550100"
     return f"{found}; {_meant(number, number.meant, schema)}"
@@ -87,6 +89,56 @@ def due_finding(counts: Mapping[Verdict, int]) -> Finding:
     due = f"{counts.get(Verdict.DUE, 0):,} of {total:,} are due now"
     others = ", ".join(f"{count:,} {name.value}" for name, count in counts.items() if name is not Verdict.DUE)
     return Finding(state="ok", about="chats", found=f"{due}; {others}" if others else due)
+
+
+def looked_up_findings(looked_up: LookedUp) -> Iterator[Finding]:
+    """Whether Linq has the chats that are due, and sends for them from the line that the table names."""
+    if not looked_up.asked:
+        return
+    number, unknown = looked_up.asked, looked_up.unknown
+    if not unknown:
+        asked = "the due chat that was looked up" if number == 1 else f"the {number} due chats that were looked up"
+        yield Finding(state="ok", about="chats", found=f"Linq has {asked}")
+    else:
+        found = f"Linq does not have {len(unknown)} of the {number} due chats that were looked up, such as {unknown[0]}"
+        if 2 * len(unknown) > number:
+            found = f"{found}: is LINQ_API_KEY of the account that has these chats?"
+            yield Finding(state="FAIL", about="chats", found=found)
+        else:
+            yield Finding(state="note", about="chats", found=f"{found}; a pass marks such chats as missing")
+    for chat_id, ours, theirs in looked_up.elsewhere:
+        found = f"chat {chat_id} has from_number {ours}, but Linq sends for it from {theirs}; correct the table"
+        yield Finding(state="FAIL", about="chats", found=found)
+
+
+def hours_findings(rules: Rules, following: datetime | None, now: datetime) -> Iterator[Finding]:
+    """What SHARE_HOURS mean for a pass now and for the next scheduled one; `following` is when that one shares."""
+    if rules.hours is None:
+        return
+    hours = f"SHARE_HOURS {rules.hours} ({rules.timezone})"
+    opening = rules.opening(now)
+    state = "now" if opening == now else f"not now; they begin {minute(opening, rules.timezone)}"
+    if following is None:
+        found = f"no time of SHARE_SCHEDULE leads to a pass in {hours}: no chat is ever shared with"
+        yield Finding(state="FAIL", about="hours", found=found)
+        return
+    found = f"{hours}: {state}. The next scheduled pass shares {minute(following, rules.timezone)}"
+    yield Finding(state="ok", about="hours", found=found)
+
+
+def resting_findings(resting: Sequence[RestingLine], zone: tzinfo) -> Iterator[Finding]:
+    """Each line that rests."""
+    for line in resting:
+        found = f"{line.phone_number} rests, with its {chat_count(line.chats)}: {resting_text(line, zone)}"
+        yield Finding(state="note", about="line", found=found)
+
+
+def unfilled_findings(unfilled: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+    """Each setting that looks at a column which no chat fills."""
+    for setting, column in unfilled:
+        consequence = "so no chat is due" if column == "last_inbound_at" else "so the setting stops nothing"
+        found = f"{setting} is true, but {column} is empty in every chat, {consequence}; fill it, or turn it off"
+        yield Finding(state="FAIL", about="chats", found=found)
 
 
 def fault_findings(faults: Sequence[Fault], schema: str | None = None) -> Iterator[Finding]:
@@ -118,8 +170,14 @@ def privilege_findings(privileges: Privileges) -> Iterator[Finding]:
         found = f"{role} lacks {_listed(grant)} on {grant.table}, so a pass fails: {_grant(grant, role)}"
         yield Finding(state="FAIL", about="grants", found=found)
     for grant in privileges.for_prune:
-        found = f"{role} lacks {_listed(grant)} on {grant.table}, which only 'prune' needs: {_grant(grant, role)}"
+        needed_by = "which only 'prune' and SHARE_KEEP_DAYS need"
+        found = f"{role} lacks {_listed(grant)} on {grant.table}, {needed_by}: {_grant(grant, role)}"
         yield Finding(state="note", about="grants", found=found)
+
+
+def resting_text(line: RestingLine, zone: tzinfo) -> str:
+    """Why a line rests, and until when."""
+    return line.why + (f", until {minute(line.until, zone)}" if line.until else "")
 
 
 def _listed(grant: MissingGrant) -> str:
@@ -134,9 +192,9 @@ def _card_finding(line: LineUse, card: Card) -> Finding:
     name = one_line(" ".join(part for part in (card.first_name, card.last_name) if part)) or "no name"
     about = f"{card.phone_number} ({name})"
     if card.is_active:
-        return Finding(state="ok", about="card", found=f"{about}: active, {_chats(line.chats)}")
+        return Finding(state="ok", about="card", found=f"{about}: active, {chat_count(line.chats)}")
     if line.chats:
-        found = f"{about}: not active, so no share for its {_chats(line.chats)}"
+        found = f"{about}: not active, so no share for its {chat_count(line.chats)}"
         return Finding(state="FAIL", about="card", found=found)
     return Finding(state="note", about="card", found=f"{about}: not active; no chat depends on it")
 
@@ -191,7 +249,3 @@ def _table(schema: str | None) -> str:
 def _example(text: str) -> str:
     """A value of the table, at a length that fits into a line."""
     return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]}..."
-
-
-def _chats(count: int) -> str:
-    return "1 chat" if count == 1 else f"{count:,} chats"

@@ -1,6 +1,6 @@
 """The output of `share-worker explain`: a chat's values, rule by rule, for users and for machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, tzinfo
 from typing import Final
@@ -15,19 +15,22 @@ from worker.text import both, exact, minute, one_line, span, unparseable
 
 NEEDED: Final = {
     Verdict.PAUSED: "it is resumed",
-    Verdict.MISSING: "Linq knows the chat again and missing_at is emptied",
-    Verdict.NOT_IMESSAGE: "its service is iMessage",
+    Verdict.MISSING: "Linq knows the chat again ('share-worker chats restore' empties missing_at)",
+    Verdict.NOT_IMESSAGE: "its service is iMessage and its line is not an RCS line",
     Verdict.NO_OUTBOUND: "an outbound message is known",
-    Verdict.OPTED_OUT: "the recipient writes again and health_status says so",
+    Verdict.OPTED_OUT: "the recipient writes again and health_status is not OPTED_OUT",
     Verdict.NO_CARD: "its line has a contact card",
     Verdict.CARD_INACTIVE: "its line's contact card is active",
+    Verdict.LINE_RESTING: "Linq reports the line as healthy, or SHARE_SKIP_LINES_AT allows its reputation",
     Verdict.CAP_REACHED: "SHARE_MAX_PER_CHAT allows more shares",
     Verdict.DORMANT: "there is a newer outbound message",
     Verdict.GROUP_EXCLUDED: "SHARE_INCLUDE_GROUPS is true",
+    Verdict.NO_INBOUND: "the recipient writes, or SHARE_REQUIRE_INBOUND is false",
+    Verdict.CARD_EXCHANGED: "SHARE_STOP_WHEN_RECEIVED is false",
 }
 """What must become true before the chat is due, by the rule that holds and does not end as time passes."""
 
-HOLDS: Final = {True: "yes", False: "no", None: "off"}
+HOLDS: Final = {True: "yes", False: "-", None: "off"}
 LONGEST_RULE: Final = max(len(rule.value) for rule in Verdict)
 
 
@@ -59,6 +62,7 @@ def explanation_document(explained: Explanation, rules: Rules) -> dict[str, obje
         "chat": explained.chat,
         "unreadable": explained.unreadable,
         "card": explained.card,
+        "line": explained.line,
         "verdict": judgement and judgement.verdict,
         "rules": judgement
         and [
@@ -98,18 +102,54 @@ def fact_texts(explained: Explanation, rules: Rules) -> dict[Verdict, str]:
     return {
         Verdict.PAUSED: paused,
         Verdict.MISSING: missing,
-        Verdict.NOT_IMESSAGE: f"service is {chat['service'] or 'not known'}",
+        Verdict.NOT_IMESSAGE: f"service is {chat['service'] or 'not known'}{_line_type(explained.line)}",
         Verdict.NO_OUTBOUND: outbound,
-        Verdict.OPTED_OUT: f"health_status is {chat['health_status'] or 'not known'}",
+        Verdict.OPTED_OUT: f"health_status is {chat['health_status'] or 'not known'}; {_opted_out(chat, timestamp)}",
         Verdict.NO_CARD: f"{chat['from_number']} has {'a card' if card else 'no card'}",
         Verdict.CARD_INACTIVE: f"the card is {'active' if card['is_active'] else 'not active'}" if card else "no card",
+        Verdict.LINE_RESTING: _line_state(explained.line, rules),
         Verdict.ALREADY_TODAY: ", ".join(today) or f"no attempt on {explained.share_day}",
         Verdict.TOO_SOON: _last_attempts(explained.history, rules),
         Verdict.CAP_REACHED: f"{_shares(explained.history.shares)}; SHARE_MAX_PER_CHAT is {rules.max_per_chat}",
         Verdict.DORMANT: f"{outbound}; SHARE_ACTIVE_DAYS is {rules.active_days}",
         Verdict.GROUP_EXCLUDED: f"{'a group' if chat['is_group'] else 'not a group'}; "
-        f"SHARE_INCLUDE_GROUPS is {str(rules.include_groups).lower()}",
+        f"SHARE_INCLUDE_GROUPS is {_true_or_false(rules.include_groups)}",
+        Verdict.NO_INBOUND: f"{timestamp('last_inbound_at', 'no inbound message known')}; "
+        f"SHARE_REQUIRE_INBOUND is {_true_or_false(rules.require_inbound)}",
+        Verdict.CARD_EXCHANGED: f"{timestamp('card_received_at', 'no card received')}; "
+        f"SHARE_STOP_WHEN_RECEIVED is {_true_or_false(rules.stop_when_received)}",
     }
+
+
+def _true_or_false(value: bool) -> str:
+    return str(value).lower()
+
+
+def _line_type(line: Mapping[str, object] | None) -> str:
+    return f", the line is an {line['line_type']} line" if line and line["line_type"] else ""
+
+
+def _line_state(line: Mapping[str, object] | None, rules: Rules) -> str:
+    """What Linq said of the line: that it refused it, its status and its reputation."""
+    settings = f"SHARE_SKIP_LINES_AT is {rules.skip_lines_at or 'none'}"
+    if line is None:
+        return f"nothing known of the line; {settings}"
+    refused = line["refused_at"]
+    said = [
+        f"refused by Linq {exact(refused, rules.timezone)}" if isinstance(refused, datetime) else "",
+        f"status {line['status']}" if line["status"] else "",
+        f"reputation {line['reputation'] or 'not known'}",
+    ]
+    return "; ".join([*filter(None, said), settings])
+
+
+def _opted_out(chat: Mapping[str, object], timestamp: Callable[[str, str], str]) -> str:
+    since = f"opted out {timestamp('opted_out_at', '')}" if chat["opted_out_at"] else "opted_out_at is empty"
+    return (
+        f"{since}, wrote {timestamp('last_inbound_at', '')}"
+        if chat["last_inbound_at"] and chat["opted_out_at"]
+        else since
+    )
 
 
 def _last_attempts(history: AttemptHistory, rules: Rules) -> str:
@@ -118,7 +158,9 @@ def _last_attempts(history: AttemptHistory, rules: Rules) -> str:
         return f"never called; {settings}"
     called = f"last call {minute(history.last_called_at, rules.timezone)}"
     shared = f"last share on {history.last_shared_day}" if history.last_shared_day else "no share yet"
-    return f"{called}, {shared}; {settings}"
+    blocked = history.last_blocked_at
+    said = f", number blocked {minute(blocked, rules.timezone)} (asked again after a week)" if blocked else ""
+    return f"{called}, {shared}{said}; {settings}"
 
 
 def _shares(count: int) -> str:
@@ -170,11 +212,13 @@ def _judgement_lines(explained: Explanation, judgement: Judgement, rules: Rules,
     yield from labelled("Next due   ", "now" if due.at == explained.now else f"from {both(due.at, zone)}", width)
     scheduled = f"{both(due.scheduled, zone)}, the first time from then on" if due.scheduled else "no time from then on"
     yield from labelled("Scheduled  ", scheduled, width)
+    if rules.hours is not None:
+        yield from labelled("Hours      ", f"{rules.hours} ({zone}), by SHARE_HOURS", width)
 
 
 def _rule_lines(judgement: Judgement, facts: Mapping[Verdict, str], width: int | None) -> Iterator[str]:
     """Each rule in order, the first that holds marked, with the values that it looked at."""
-    yield from labelled("", "Rules against a share, in order; the first that holds is the verdict:", width)
+    yield from labelled("", "Rules that forbid a share, in order; the first that holds is the verdict:", width)
     yield f"  {'rule':<{LONGEST_RULE}}  holds  what it looked at"
     for state in judgement.rules:
         mark = ">" if state.rule is judgement.verdict else ""

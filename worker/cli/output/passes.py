@@ -3,17 +3,15 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime
 
 from worker.cli.output.tables import column_lines, unicode_is_shown
-from worker.outcomes import Answer, Outcome, PassResult, RunStatus, Tally
+from worker.outcomes import Outcome, PassResult, RunStatus, Tally
 from worker.rules.again import Again, meaning
 from worker.rules.eligibility import Rules, Verdict
-from worker.sharing.calls import Watch
 from worker.sharing.rerun import Choice, Plan
-from worker.text import span
+from worker.text import chat_count, minute, span
 
 Row = tuple[str, int, str]
 """A name, a count, and what it means."""
@@ -41,14 +39,21 @@ def print_result(result: PassResult, rules: Rules) -> None:
         print_lines("", *count_lines(tally_rows(result.tally)))
 
 
-def print_dry_run(counts: Mapping[Verdict, int], due: list[str], rules: Rules, now: datetime) -> None:
+def print_dry_run(
+    counts: Mapping[Verdict, int], due: list[str], rules: Rules, now: datetime, *, limit: int | None
+) -> None:
     """What a pass would do: which chats it would share with, and why not with the others."""
     total = sum(counts.values())
-    due_count = counts.get(Verdict.DUE, 0)
-    print_lines(
-        f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): no share is made, nothing is written.", ""
-    )
+    all_due = counts.get(Verdict.DUE, 0)
+    due_count = all_due if limit is None else min(all_due, limit)
+    print_lines(f"Dry run, share day {rules.share_day(now)} ({rules.timezone}): no share is made, nothing is written.")
+    if not rules.is_open(now):
+        opening = minute(rules.opening(now), rules.timezone)
+        print_lines(f"It is outside of SHARE_HOURS, {rules.hours}: a pass shares with nobody before {opening}.")
+    print_lines("")
     rows: list[Row] = [("due", due_count, "would be shared with")]
+    if all_due > due_count:
+        rows.append(("left", all_due - due_count, "due, but beyond --limit"))
     rows += [(name.value, count, name.meaning) for name, count in counts.items() if name is not Verdict.DUE]
     print_lines(*count_lines([*rows, ("chats", total, "")]))
     if due:
@@ -71,6 +76,20 @@ def plan_lines(plan: Plan, rules: Rules) -> Iterator[str]:
             yield f"  and {hidden:,} more (--dry-run --json lists them all)"
     yield ""
     yield from count_lines(plan_rows(plan))
+    if earlier := earlier_text(plan):
+        yield from ("", f"  {earlier}")
+
+
+def earlier_text(plan: Plan) -> str:
+    """How many of the chats were shared with today already, or perhaps were; empty if none was."""
+    allowed, shared, perhaps = (
+        plan.counts[Again.ALLOWED],
+        plan.earlier[Outcome.SHARED],
+        plan.earlier[Outcome.UNKNOWN],
+    )
+    parts = [f"{shared:,} were shared with today already"] if shared else []
+    parts += [f"{perhaps:,} perhaps were"] if perhaps else []
+    return f"Of these {chat_count(allowed)}, {' and '.join(parts)}: they may get the card twice." if parts else ""
 
 
 def plan_rows(plan: Plan) -> list[Row]:
@@ -86,6 +105,8 @@ def plan_document(plan: Plan) -> dict[str, object]:
     return {
         "share_day": plan.share_day,
         "counts": dict(plan.counts),
+        "shared_earlier": plan.earlier[Outcome.SHARED],
+        "perhaps_shared_earlier": plan.earlier[Outcome.UNKNOWN],
         "chats": [asdict(choice) for choice in plan.choices],
     }
 
@@ -125,28 +146,6 @@ def print_lines(*lines: str) -> None:
     for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def progress(*, shown: bool) -> Iterator[Watch]:
-    """Show a line on stderr that counts answers while the block lasts, if `shown`; log lines go above it."""
-    if not shown:
-        yield lambda _answer, _seconds: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    counts = dict.fromkeys((Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT), 0)
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as display:
-        task = display.add_task("reading cards", total=None)
-
-        def watch(answer: Answer, _seconds: float) -> None:
-            counts[answer.outcome] += 1
-            parts = (f"{name.value} {count:,}" for name, count in counts.items() if count or name is Outcome.SHARED)
-            display.update(task, description=" · ".join(parts))
-
-        yield watch
 
 
 def _plain(value: object) -> str:

@@ -5,12 +5,14 @@ from dataclasses import asdict
 from datetime import date, datetime, tzinfo
 from typing import Final
 
+from worker.cli.output.check import resting_text
 from worker.cli.output.tables import column_lines, labelled, unicode_is_shown
 from worker.ledger.history import LineCards, Run
 from worker.outcomes import Outcome, RunStatus
+from worker.questions.lines import RestingLine
 from worker.questions.status import Status
 from worker.rules.eligibility import Rules
-from worker.text import minute, one_line, roughly
+from worker.text import chat_count, minute, one_line, roughly
 
 LINES_SHOWN: Final = 3
 """Lines without an active card that are named; the others are counted."""
@@ -36,12 +38,15 @@ def status_lines(status: Status, rules: Rules, *, about: str, schedule: str, wid
     fields = {
         "last pass": _last_pass(last, now, zone),
         "why": one_line(last.detail or "") if last and last.status != RunStatus.COMPLETED else "",
-        "next pass": f"{_next_pass(status.next_scheduled, now, zone)} by '{schedule}', {zone}",
+        "next pass": f"{_next_pass(status.next_scheduled, now, zone)} by this shell's '{schedule}', {zone}",
+        "schedule": _off_schedule(status.off_schedule, zone),
+        "hours": _hours(rules, now),
         "running": "; ".join(running) or "no pass",
         "today": f"{status.share_day}: {_outcomes(status.today)}",
         "due now": f"{status.due:,} of {status.chats:,} chats{seen_at}",
         "stale": f"{status.stale_claims:,} claims of dead workers{settled}",
         "cards": _cards(status.cards),
+        "resting": _resting(status.resting, zone),
     }
     yield about
     for name, value in fields.items():
@@ -98,6 +103,26 @@ def _next_pass(at: datetime | None, now: datetime, zone: tzinfo) -> str:
     return f"{minute(at, zone)}, in {roughly(at - now)}" if at else "never"
 
 
+def _off_schedule(at: datetime | None, zone: tzinfo) -> str:
+    if at is None:
+        return ""
+    return f"another one made the last scheduled pass, {minute(at, zone)}"
+
+
+def _hours(rules: Rules, now: datetime) -> str:
+    if rules.hours is None:
+        return ""
+    opening = rules.opening(now)
+    state = "now" if opening == now else f"not now; next {minute(opening, rules.timezone)}"
+    return f"shares only {rules.hours} ({rules.timezone}): {state}"
+
+
+def _resting(resting: list[RestingLine], zone: tzinfo) -> str:
+    lines = [f"{line.phone_number} ({chat_count(line.chats)}): {resting_text(line, zone)}" for line in resting]
+    hidden = len(lines) - LINES_SHOWN
+    return "; ".join(lines[:LINES_SHOWN]) + (f"; and {hidden:,} more lines" if hidden > 0 else "")
+
+
 def _outcomes(counts: Mapping[str, int]) -> str:
     parts = [f"{count:,} {outcome}" for outcome, count in counts.items() if count and outcome != Outcome.CLAIMED]
     if counts.get(Outcome.CLAIMED):
@@ -111,6 +136,6 @@ def _cards(cards: LineCards) -> str:
     text = f"{cards.active:,} of {cards.total:,} active"
     if not cards.without:
         return f"{text}; every line with chats has one"
-    lines = [f"{line} ({count:,} {'chat' if count == 1 else 'chats'})" for line, count in cards.without.items()]
+    lines = [f"{line} ({chat_count(count)})" for line, count in cards.without.items()]
     hidden = len(lines) - LINES_SHOWN
     return f"{text}; none for {', '.join(lines[:LINES_SHOWN])}" + (f" and {hidden:,} more lines" if hidden > 0 else "")
