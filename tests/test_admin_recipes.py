@@ -4,8 +4,9 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import insert
@@ -124,7 +125,7 @@ async def had_a_march(live: Scene, settings: dict[str, str]) -> None:
     rows = [(date(2026, 2, 28), "shared"), (date(2026, 3, 9), "unknown"), (date(2026, 3, 31), "shared")]
     async with db.write(live.engine) as connection:
         for day, outcome in rows:
-            at = datetime(day.year, day.month, day.day, 10, tzinfo=UTC)
+            at = datetime(day.year, day.month, day.day, 10, tzinfo=ZoneInfo(settings["SHARE_TIMEZONE"]))
             await connection.execute(
                 insert(share_attempts).values(
                     chat_id=CHAT,

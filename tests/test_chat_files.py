@@ -524,12 +524,12 @@ async def test_an_export_has_every_column_in_the_order_of_the_ids_and_an_import_
         column.name for column in chats.columns if column.name not in {"created_at", "updated_at"}
     ]
     assert [line.split(",")[0] for line in lines] == ["B", "a", "b"]
-    assert lines[0] == "B,+15550100001,,false,,,,2026-03-10T09:30:00+00:00,,2026-03-10T09:30:00+00:00,,,,,"
+    assert lines[0] == "B,+15550100001,,false,,,,2026-03-10T09:30:00+00:00,,2026-03-10T09:30:00+00:00,,,,,,"
     async with db.write(engine) as connection:
         await connection.execute(delete(chats))
     said = (await imported(ended.out, where)).err
     assert (
-        "share-worker: ignored, as only the worker and its admins write them: card_received_at, linq_updated_at,"
+        "share-worker: ignored, as only the worker and its admins write them: card_received_at, health_updated_at,"
         in said
     )
     assert (await rows(engine, "paused_at"))["a"] == [None]

@@ -716,7 +716,7 @@ async def list_chats(clock: HandClock, *chats: object) -> list[tuple[object, ...
 
 
 async def test_a_chat_that_says_nothing_but_its_id_has_safe_defaults(clock: HandClock) -> None:
-    assert await list_chats(clock, {"id": "bare"}) == [("bare", None, None, False, None, None, None)]
+    assert await list_chats(clock, {"id": "bare"}) == [("bare", None, None, None, False, None, None, None, None)]
 
 
 async def test_a_chat_is_read_whatever_else_it_holds(clock: HandClock) -> None:
@@ -731,7 +731,7 @@ async def test_a_chat_is_read_whatever_else_it_holds(clock: HandClock) -> None:
         "a field of tomorrow": {"x": [None]},
     }
     assert await list_chats(clock, odd, {"service": "iMessage"}, None, "chat", {"id": 5}) == [
-        ("odd", LINE, "Carrier Pigeon", False, "BRAND_NEW", None, None)
+        ("odd", LINE, "+1", "Carrier Pigeon", False, "BRAND_NEW", None, None, None)
     ]
 
 
@@ -757,10 +757,36 @@ async def test_the_line_of_a_chat_is_its_active_own_handle(handles: object, line
     assert [chat[1] for chat in await list_chats(clock, {"id": "chat", "handles": handles})] == [line]
 
 
+@pytest.mark.parametrize(
+    ("told", "handle"),
+    [
+        ({"handles": [{"handle": LINE, "is_me": True}, {"handle": "+1", "is_me": False, "status": "active"}]}, "+1"),
+        ({"handles": [{"handle": "ada@example.com"}, {"handle": LINE, "is_me": True}]}, "ada@example.com"),
+        ({"handles": [{"handle": "+1"}, {"handle": "+2"}], "is_group": True}, None),
+        ({"handles": [{"handle": "+1", "status": "left"}]}, None),
+        ({"handles": [{"handle": "x" * 300}]}, None),
+    ],
+)
+async def test_the_handle_of_a_direct_chat_is_the_other_side(
+    told: dict[str, object], handle: str | None, clock: HandClock
+) -> None:
+    assert [chat[2] for chat in await list_chats(clock, {"id": "chat"} | told)] == [handle]
+
+
+async def test_a_chat_is_found_by_its_id_or_is_not_there(linq: Linq, account: Account) -> None:
+    found = await linq.find_chat("chat")
+    assert found is not None
+    assert found.line == LINE
+    assert await linq.find_chat("another") is None
+    account.add_fault(Fault("get_chat", status=404, body="<html>", content_type="text/html"))
+    with pytest.raises(ChatRefused):
+        await linq.find_chat("another")
+
+
 @pytest.mark.parametrize("health", [None, "HEALTHY", [], {}, {"status": None}, {"status": 1}])
 async def test_a_health_that_is_not_told_is_not_known(health: object, clock: HandClock) -> None:
     [chat] = await list_chats(clock, {"id": "chat", "health_status": health})
-    assert chat[4] is None
+    assert chat[5] is None
 
 
 @pytest.mark.parametrize(
@@ -779,7 +805,7 @@ async def test_a_health_that_is_not_told_is_not_known(health: object, clock: Han
 )
 async def test_times_are_read_with_their_zone(text: str, moment: datetime | None, clock: HandClock) -> None:
     [chat] = await list_chats(clock, {"id": "chat", "created_at": text})
-    assert chat[5] == moment
+    assert chat[7] == moment
 
 
 async def test_a_message_is_read_whatever_it_holds(clock: HandClock) -> None:

@@ -28,7 +28,7 @@ from tests.databases import end_the_workers, plain, sqlite_only
 from tests.scene import Scene, until
 from tests.test_database_faults import agree
 from worker import db
-from worker.db.tables import runs
+from worker.db.tables import metadata, runs
 from worker.errors import DatabaseError
 from worker.outcomes import RunStatus
 from worker.sharing.limits import Limits
@@ -597,7 +597,8 @@ async def test_a_migration_that_the_server_refuses_is_said_in_one_line(
 ) -> None:
     """An event trigger raises it, with the server's own code, when the first table is made."""
     with admin(scene.engine) as connection:
-        connection.execute("DROP TABLE chats, contact_cards, share_attempts, runs, lines, share_worker_version")
+        ours = ", ".join([*metadata.tables, db.VERSION_TABLE])
+        connection.execute(f"DROP TABLE {ours}")
         connection.execute(f"""
             CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'the server says so' USING ERRCODE = '{state}'; END $$""")

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -127,6 +128,16 @@ async def test_it_makes_up_for_the_time_it_was_down_and_ends_when_told(linq: Sce
     await again.until("serve.started")
     await again.end(signal.SIGINT)
     assert linq.called() == ["chat"], "known from the table, not from memory"
+
+
+async def test_before_a_pass_it_reads_the_chats_if_it_is_to(linq: Scene, serve: Begin) -> None:
+    chat = await linq.add_chat("known")
+    linq.account.put_chat(replace(chat, id="new"))
+    served: Served = await serve(SYNC_BEFORE_PASS="true", **earlier_today())  # type: ignore[misc] # a coroutine of one
+    await served.until("sync.ended", complete=True, new=1)
+    await served.until("pass.started")
+    await served.until("pass.ended", status="completed")
+    assert sorted(linq.called()) == ["known", "new"]
 
 
 async def test_its_pages_say_that_it_is_alive_ready_and_what_it_counts(linq: Scene, serve: Begin) -> None:

@@ -29,8 +29,9 @@ from worker.sharing.limits import Limits
 KEY: Final = "planted-key-123"
 PASSWORD: Final = "planted-password-456"
 HEARTBEAT: Final = "https://heartbeat.example/planted-path-789"
+WEBHOOK: Final = "whsec_cGxhbnRlZC1zZWNyZXQtMTAx"
 NAMES: Final = sorted(Settings.model_fields)
-SECRET_NAMES: Final = ["LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL"]
+SECRET_NAMES: Final = ["LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL"]
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -76,6 +77,7 @@ EVERY_SETTING: Final = {
     "SHARE_MAX_PER_CHAT": "10",
     "SHARE_ACTIVE_DAYS": "90",
     "SHARE_INCLUDE_GROUPS": "false",
+    "LINQ_WEBHOOK_SECRET": WEBHOOK,
     "SHARE_HOURS": "09:00-21:30",
     "SHARE_KEEP_DAYS": "400",
     "SHARE_MAX_PER_SECOND_PER_LINE": "0.5",
@@ -84,6 +86,7 @@ EVERY_SETTING: Final = {
     "SHARE_STOP_WHEN_RECEIVED": "true",
     "SHARE_REQUEST_TIMEOUT": "12",
     "SHARE_DRAIN_SECONDS": "40",
+    "SYNC_BEFORE_PASS": "true",
     "HEARTBEAT_URL": HEARTBEAT,
     "HTTP_HOST": "::1",
     "HTTP_PORT": "9000",
@@ -116,6 +119,7 @@ def assert_every_setting_was_read(settings: Settings) -> None:
     assert settings.HEARTBEAT_URL is not None
     assert settings.HEARTBEAT_URL.get_secret_value() == HEARTBEAT
     assert settings.SHARE_KEEP_DAYS == 400
+    assert settings.webhook_secrets == [WEBHOOK]
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("::1", 9000)
     assert (settings.SHARE_REQUEST_TIMEOUT, settings.LOG_FORMAT, settings.LOG_LEVEL) == (12, "json", "debug")
 
@@ -344,6 +348,7 @@ WRONG: Final[Mapping[str, list[str]]] = {
     "SHARE_MAX_PER_SECOND_PER_LINE": ["-1", "10001", "nan", "slow"],
     "SHARE_REQUEST_TIMEOUT": ["0", "0.9", "301", "nan", "inf", "30s"],
     "SHARE_DRAIN_SECONDS": ["0", "301", "nan", "-inf", "25 seconds"],
+    "SYNC_BEFORE_PASS": ["maybe", "2", "always"],
     "DATABASE_SCHEMA": ["Sharing", "my schema", "1st", "pg_own", "a;b", "a" * 64],
     "LOG_FORMAT": ["xml", "JSON", "text"],
     "LOG_LEVEL": ["trace", "INFO", "warn", "20"],

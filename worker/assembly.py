@@ -1,5 +1,6 @@
 """Puts the worker together from its settings: the one place where a client, an engine or a rule is made of them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,8 +8,10 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
+from worker.chats import sync
 from worker.clock import Clock
 from worker.linq.client import Linq
+from worker.linq.read_pace import ReadPace
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.service.heartbeat import Heartbeat
@@ -48,8 +51,8 @@ def schedule(settings: Settings) -> Schedule:
     return Schedule(settings.SHARE_SCHEDULE, settings.SHARE_TIMEZONE)
 
 
-def linq(settings: Settings, clock: Clock) -> Linq:
-    """A client for the account.
+def linq(settings: Settings, clock: Clock, pace: ReadPace | None = None) -> Linq:
+    """A client for the account, whose reads keep to `pace`.
 
     Raises:
         UsageError: the key is not set, or the variable that names the proxy is wrong.
@@ -61,7 +64,27 @@ def linq(settings: Settings, clock: Clock) -> Linq:
         connections=settings.SHARE_CONCURRENCY,
         clock=clock,
         proxy=proxy_for(settings.LINQ_BASE_URL),
+        pace=pace,
     )
+
+
+def read_pace(settings: Settings, clock: Clock) -> ReadPace:
+    """How fast a sync reads: as fast as a pass may share."""
+    return ReadPace(settings.SHARE_MAX_PER_SECOND, clock)
+
+
+async def sync_before_pass(settings: Settings, engine: AsyncEngine, clock: Clock, stop: asyncio.Event) -> str | None:
+    """With SYNC_BEFORE_PASS, bring the chats up to date from Linq; return why that failed, None if it did not.
+
+    Raises:
+        UsageError: see `linq`.
+    """
+    if not settings.SYNC_BEFORE_PASS:
+        return None
+    async with linq(settings, clock, read_pace(settings, clock)) as client:
+        return await sync.sync_before_pass(
+            engine, client, concurrency=settings.SHARE_CONCURRENCY, clock=clock, stop=stop
+        )
 
 
 def heartbeat(settings: Settings) -> Heartbeat:

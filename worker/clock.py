@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
+
+CLOCK_ERROR: Final = timedelta(minutes=5)
+"""A time up to this far ahead is taken: the clock that wrote it may be ahead of ours."""
 
 
 class Clock(Protocol):

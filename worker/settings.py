@@ -5,6 +5,7 @@ and a pair of quotes around a value are removed. A wrong value ends the command 
 what it holds (never a secret), and what it must be. Nothing else in the worker reads the environment.
 """
 
+import base64
 import difflib
 import os
 import re
@@ -36,10 +37,10 @@ KEY_MISSING: Final = (
     "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
 )
 
-SECRETS: Final = ("LINQ_API_KEY", "DATABASE_URL", "HEARTBEAT_URL")
+SECRETS: Final = ("LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL")
 """The settings that may also come from a file, named by `NAME_FILE`."""
 
-OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_")
+OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_")
 
 DOTENV: Final = ".env"
 
@@ -95,6 +96,14 @@ def _heartbeat_url(value: SecretStr | None) -> SecretStr | None:
         if parts.scheme not in {"https", "http"} or not parts.hostname or not url.isprintable() or " " in url:
             raise ValueError
         httpx.URL(url)
+    return value
+
+
+def _webhook_secrets(value: SecretStr | None) -> SecretStr | None:
+    for part in value.get_secret_value().split(",") if value else ():
+        prefix, _, encoded = part.strip().partition("_")
+        if prefix != "whsec" or not base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True):
+            raise ValueError
     return value
 
 
@@ -200,6 +209,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="a number from 1 to 300 (seconds to finish when told to stop)",
     )
+    LINQ_WEBHOOK_SECRET: Annotated[SecretStr | None, AfterValidator(_webhook_secrets)] = Field(
+        None, description="a signing secret such as whsec_..., or several, separated by commas"
+    )
+    SYNC_BEFORE_PASS: bool = Field(False, description="true or false")
     HEARTBEAT_URL: Annotated[SecretStr | None, AfterValidator(_heartbeat_url)] = Field(
         None, description="an http:// or https:// URL"
     )
@@ -232,12 +245,19 @@ class Settings(BaseSettings):
         return self.LINQ_API_KEY.get_secret_value()
 
     @property
+    def webhook_secrets(self) -> list[str]:
+        """The signing secrets of webhooks that are in force."""
+        held = self.LINQ_WEBHOOK_SECRET.get_secret_value() if self.LINQ_WEBHOOK_SECRET else ""
+        return [part.strip() for part in held.split(",") if part.strip()]
+
+    @property
     def secrets(self) -> list[str]:
         """What must appear in no log: the key, the database's password, the heartbeat's URL, proxies' passwords."""
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
         return [
             *secrets_of(self.DATABASE_URL.get_secret_value()),
             *(secret.get_secret_value() for secret in held if secret),
+            *self.webhook_secrets,
             *passwords(_proxy_variables()),
         ]
 
@@ -245,6 +265,7 @@ class Settings(BaseSettings):
         """Every setting as it may be printed."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
+        values["LINQ_WEBHOOK_SECRET"] = "set" if self.LINQ_WEBHOOK_SECRET else "not set"
         values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
         values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
         return values

@@ -5,16 +5,16 @@ of a line, in this worker and in every other one.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Table, bindparam, delete, exists, func, literal, null, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.account import Card, Line
+from worker.db.inserts import insert_into
 from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards, lines
 
@@ -53,7 +53,7 @@ async def line_is_refused(connection: AsyncConnection, chat_ids: Iterable[str], 
     """Linq lets the lines of these chats do nothing new (2027): they rest for a while."""
     of_chats = select(chats.c.from_number).where(chats.c.id.in_(list(chat_ids))).distinct().subquery()
     times = [literal(now, lines.c.refused_at.type), literal(now, lines.c.checked_at.type)]
-    statement = _upsert(connection)(lines).from_select(
+    statement = insert_into(connection, lines).from_select(
         ["phone_number", "refused_at", "checked_at"], select(of_chats.c.from_number, *times).where(true())
     )
     await connection.execute(
@@ -110,10 +110,9 @@ class KnownChat:
 
 async def add_chats(connection: AsyncConnection, known: Iterable[KnownChat]) -> None:
     """Add chats that the table does not have yet; those that it has stay as they are."""
-    upsert = _upsert(connection)
     rows = [asdict(chat) for chat in known]
     for start in range(0, len(rows), BATCH):
-        await connection.execute(upsert(chats).on_conflict_do_nothing(), rows[start : start + BATCH])
+        await connection.execute(insert_into(connection, chats).on_conflict_do_nothing(), rows[start : start + BATCH])
 
 
 async def has_chat(connection: AsyncConnection, chat_id: str) -> bool:
@@ -128,10 +127,6 @@ async def chats_per_line(connection: AsyncConnection) -> dict[str, int]:
     for line, count in rows:
         counts[line or ""] += count  # SQLite keeps the same letters as text and as a blob
     return counts
-
-
-def _upsert(connection: AsyncConnection) -> "Callable[[Table], postgresql.Insert | sqlite.Insert]":
-    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
 async def _delete_others(connection: AsyncConnection, table: Table, numbers: Collection[str]) -> None:
@@ -152,7 +147,7 @@ async def _upsert_by_number(
     """Insert or update rows that were just read from Linq."""
     if not rows:
         return
-    statement = _upsert(connection)(table)
+    statement = insert_into(connection, table)
     columns = next(iter(rows)).keys() | {"checked_at"}
     read = {name: statement.excluded[name] for name in sorted(columns - {"phone_number"})}
     # In the order of the key, so that two workers that store at once wait for each other instead of locking up.

@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from worker.clock import CLOCK_ERROR
 from worker.db.partner_values import LONGEST_ID
 from worker.db.tables import chats, read_time
 from worker.errors import UsageError
@@ -27,9 +28,6 @@ IGNORED: Final = frozenset(column.name for column in chats.columns) - frozenset(
 """The other columns of the table: an export has them, an import takes no notice of them."""
 
 TIMES: Final = ("last_outbound_at", "last_inbound_at")
-
-CLOCK_ERROR: Final = timedelta(minutes=5)
-"""A time up to this far ahead is taken: the clock that wrote it may be ahead of ours."""
 
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """What lies before is no message, but a zero: 1970-01-01, 0001-01-01."""

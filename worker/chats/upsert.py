@@ -30,7 +30,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import JSON
 
-from worker.chats.rows import CLOCK_ERROR, TIMES, Row, Value
+from worker.chats.rows import TIMES, Row, Value
+from worker.clock import CLOCK_ERROR
 from worker.db.partner_values import utc
 from worker.db.tables import UtcTime, chats
 from worker.db.text_list import TextList, is_one_of

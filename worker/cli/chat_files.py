@@ -39,7 +39,7 @@ BAD_SHOWN = 20
 
 chats = typer.Typer(
     name="chats",
-    help="Fill the table of chats from a file, write it to one, list it with verdicts.",
+    help="Fill the table of chats from Linq or a file, write it to one, list it with verdicts.",
     epilog="Example: share-worker chats import chats.csv --dry-run",
     no_args_is_help=True,
 )

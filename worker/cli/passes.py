@@ -12,14 +12,13 @@ from worker.cli.shell import (
     complain,
     finish,
     lines_as_read,
+    opened_ledger,
     quiet_on_a_terminal,
     read_settings,
     stop_on_signals,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from worker.settings import Settings
 
 DUE_SHOWN = 20
@@ -78,10 +77,10 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
-    made_now = _will_make_file(settings) if migrates else None
-    async with assembly.ledger(settings, migrates=migrates) as engine, linq:
-        if made_now is not None:
-            complain(f"the ledger {made_now} did not exist; this command made an empty one (DATABASE_URL names it)")
+    async with opened_ledger(settings, migrates=migrates) as engine, linq:
+        failed = await assembly.sync_before_pass(settings, engine, clock, stop)
+        if failed is not None and not stop.is_set():
+            complain(f"the chats were not brought up to date: {failed}; the pass goes on with the table as it is")
         with progress(shown=sys.stderr.isatty() and not quiet) as watch:
             making = run_pass(
                 engine,
@@ -95,21 +94,15 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
             )
             result = await heartbeat.around(making, stop)
     if result.tally is not None and not chats_in(result.tally):
-        complain("the table 'chats' is empty, so there is nobody to share with; README.md says how to fill it")
+        complain(
+            "the table 'chats' is empty, so there is nobody to share with; 'share-worker chats sync' fills it from Linq"
+        )
     completed = result.status is RunStatus.COMPLETED
     if as_json:
         passes.print_json(passes.result_document(result))
     elif not (quiet and completed):
         passes.print_result(result, assembly.rules(settings))
     return 0 if completed else 1
-
-
-def _will_make_file(settings: "Settings") -> "Path | None":
-    """The SQLite file that opening the ledger would make."""
-    from worker import assembly, db
-
-    file = db.sqlite_file(assembly.database_url(settings))
-    return file if file is not None and not file.exists() else None
 
 
 async def _serve(settings: "Settings", *, migrates: bool, now: bool) -> int:

@@ -15,6 +15,9 @@ from worker.outcomes import Outcome
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from worker.account import Line
     from worker.linq.client import Linq
@@ -221,6 +224,23 @@ def os_user() -> str:
         import os
 
         return f"uid {os.getuid()}"
+
+
+@contextlib.asynccontextmanager
+async def opened_ledger(settings: "Settings", *, migrates: bool) -> "AsyncIterator[AsyncEngine]":
+    """The database, with its schema brought up to date first if `migrates`; stderr says if that made a new file.
+
+    Raises:
+        DatabaseError: it cannot be used.
+    """
+    from worker import assembly, db
+
+    file = db.sqlite_file(assembly.database_url(settings)) if migrates else None
+    is_new = file is not None and not file.exists()
+    async with assembly.ledger(settings, migrates=migrates) as engine:
+        if is_new:
+            complain(f"the ledger {file} did not exist; this command made an empty one (DATABASE_URL names it)")
+        yield engine
 
 
 async def lines_as_read(linq: "Linq") -> "LineTables":

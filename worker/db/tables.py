@@ -132,6 +132,7 @@ chats = Table(
     Column("card_received_at", UtcTime),
     Column("synced_at", UtcTime),
     Column("linq_updated_at", UtcTime),
+    Column("health_updated_at", UtcTime),
     Column("created_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Column("updated_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Index(None, "from_number"),
@@ -159,8 +160,27 @@ lines = Table(
     Column("status", Text),
     Column("refused_at", UtcTime),
     Column("checked_at", UtcTime, nullable=False),
+    Column("status_changed_at", UtcTime),
     sqlite_with_rowid=False,
 )
+
+sent_messages = Table(
+    "sent_messages",
+    metadata,
+    Column("message_id", Text, primary_key=True, nullable=False),
+    Column("chat_id", CHAT_ID),
+    Column("sent_at", UtcTime),
+    Column("failed_at", UtcTime),
+    Column("before_at", UtcTime),
+    Column("noted_at", UtcTime, nullable=False),
+    Index(None, "chat_id"),
+    Index(None, "noted_at"),
+    sqlite_with_rowid=False,
+)
+"""Outbound messages that a webhook told as sent or failed, but not as delivered: these may still fail, or be delivered.
+
+`before_at`: the chat's latest outbound message apart from these, to go back to. Rows are kept for some days.
+"""
 
 share_attempts = Table(
     "share_attempts",

@@ -14,7 +14,7 @@ Any bytes can be read, HTML and truncated JSON included: they become one of thes
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +28,9 @@ Json = Mapping[str, object]
 
 LONGEST_NUMBER: Final = 100
 """Characters. E.164 has at most 16; a much longer text would not fit into a database key."""
+
+LONGEST_HANDLE: Final = 254
+"""Characters of a phone number or an email address; a longer one is none."""
 
 LONGEST_MESSAGE: Final = 500
 """Characters of an error message that are kept."""
@@ -115,13 +118,20 @@ class NeverSent(LinqError):  # noqa: N818 -- as above
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat:
-    """A chat as Linq describes it. `line` is the sending number of the account, E.164; None if Linq names none."""
+    """A chat as Linq describes it.
+
+    `line` is the sending number of the account, E.164; None if Linq names none that is active in the chat. `handle` is
+    the other side of a direct chat: a phone number or an email address; None in groups. `health_updated_at` is when
+    the health became what it is.
+    """
 
     id: str
     line: str | None
+    handle: str | None
     service: str | None
     is_group: bool
     health_status: str | None
+    health_updated_at: datetime | None
     created_at: datetime | None
     updated_at: datetime | None
 
@@ -149,8 +159,8 @@ def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, n
     code = message = trace_id = retry_after = None
     if isinstance(document, dict) and isinstance(details, dict):
         code = _error_code(details.get("code"))
-        message = _text(details, "message")
-        trace_id = _text(document, "trace_id") or _text(details, "trace_id")
+        message = text_field(details, "message")
+        trace_id = text_field(document, "trace_id") or text_field(details, "trace_id")
         retry_after = _seconds(details.get("retry_after"))
     message = one_line(message or "", LONGEST_MESSAGE)
     if not message:
@@ -237,61 +247,69 @@ def read_list(answer: Json, name: str) -> list[Json]:
 
 def read_card(item: Json) -> Card | None:
     """A card; None without a number. Not active unless Linq says so."""
-    number = _text(item, "phone_number")
+    number = text_field(item, "phone_number")
     if not number or len(number) > LONGEST_NUMBER:
         return None
     return Card(
         phone_number=number,
-        first_name=_text(item, "first_name"),
-        last_name=_text(item, "last_name"),
-        image_url=_text(item, "image_url"),
+        first_name=text_field(item, "first_name"),
+        last_name=text_field(item, "last_name"),
+        image_url=text_field(item, "image_url"),
         is_active=item.get("is_active") is True,
     )
 
 
 def read_chat(item: Json) -> Chat | None:
     """A chat; None without an id."""
-    chat_id = _text(item, "id")
+    chat_id = text_field(item, "id")
     if not chat_id:
         return None
     handles = item.get("handles")
-    own = [
+    active = [
         handle
         for handle in (handles if isinstance(handles, list) else [])
-        if isinstance(handle, dict) and handle.get("is_me") is True and handle.get("status") in (None, "active")
+        if isinstance(handle, dict) and handle.get("status") in (None, "active")
     ]
+    is_group = item.get("is_group") is True
     health = item.get("health_status")
     return Chat(
         id=chat_id,
-        line=_text(own[0], "handle") if own else None,
-        service=_text(item, "service"),
-        is_group=item.get("is_group") is True,
-        health_status=_text(health, "status") if isinstance(health, dict) else None,
-        created_at=_time(item, "created_at"),
-        updated_at=_time(item, "updated_at"),
+        line=_first_handle(handle for handle in active if handle.get("is_me") is True),
+        handle=None if is_group else _first_handle(handle for handle in active if handle.get("is_me") is not True),
+        service=text_field(item, "service"),
+        is_group=is_group,
+        health_status=text_field(health, "status") if isinstance(health, dict) else None,
+        health_updated_at=time_field(health, "updated_at") if isinstance(health, dict) else None,
+        created_at=time_field(item, "created_at"),
+        updated_at=time_field(item, "updated_at"),
     )
+
+
+def _first_handle(handles: Iterable[Json]) -> str | None:
+    texts = (text_field(handle, "handle") for handle in handles)
+    return next((text for text in texts if text and len(text) <= LONGEST_HANDLE), None)
 
 
 def read_message(item: Json) -> Message:
     """A message; None stands for what Linq left out."""
     return Message(
-        id=_text(item, "id") or "",
-        created_at=_time(item, "created_at"),
-        sent_at=_time(item, "sent_at"),
+        id=text_field(item, "id") or "",
+        created_at=time_field(item, "created_at"),
+        sent_at=time_field(item, "sent_at"),
         is_from_me=item.get("is_from_me") is True,
-        delivery_status=_text(item, "delivery_status"),
+        delivery_status=text_field(item, "delivery_status"),
     )
 
 
 def read_line(item: Json) -> Line | None:
     """A line; None without a number."""
-    number = _text(item, "phone_number")
+    number = text_field(item, "phone_number")
     reputation = item.get("reputation")
-    status = _text(reputation, "status") if isinstance(reputation, dict) else None
-    return Line(phone_number=number, line_type=_text(item, "line_type"), reputation=status) if number else None
+    status = text_field(reputation, "status") if isinstance(reputation, dict) else None
+    return Line(phone_number=number, line_type=text_field(item, "line_type"), reputation=status) if number else None
 
 
-def _text(item: Json, name: str) -> str | None:
+def text_field(item: Json, name: str) -> str | None:
     """A text field, without what databases refuse: NUL and lone surrogates."""
     value = item.get(name)
     if not isinstance(value, str):
@@ -299,8 +317,9 @@ def _text(item: Json, name: str) -> str | None:
     return value.replace("\0", "").encode("utf-8", "ignore").decode() or None
 
 
-def _time(item: Json, name: str) -> datetime | None:
-    value = _text(item, name)
+def time_field(item: Json, name: str) -> datetime | None:
+    """A time field, in UTC; without a zone it is in UTC."""
+    value = text_field(item, name)
     try:
         moment = datetime.fromisoformat(value) if value else None
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None

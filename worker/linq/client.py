@@ -10,7 +10,7 @@ import json
 import os
 import random
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from types import TracebackType
@@ -44,6 +44,7 @@ from worker.linq.answers import (
     refusal,
 )
 from worker.linq.connection import Connection
+from worker.linq.read_pace import ReadPace
 from worker.proxy import Proxy
 from worker.text import one_line
 
@@ -72,6 +73,7 @@ class Linq:
 
     Requests go over up to `connections` connections, each of which serves one request at a time, through `proxy` if
     there is one. Each request ends within `timeout` seconds, connecting included, however slowly the answer trickles.
+    Reads keep to `pace` if there is one, and then wait out Linq's rate limit.
 
     Raises:
         UsageError: `SSL_CERT_FILE` names no file of certificates.
@@ -86,8 +88,10 @@ class Linq:
         connections: int = 20,
         clock: Clock | None = None,
         proxy: Proxy | None = None,
+        pace: ReadPace | None = None,
     ) -> None:
         self.proxy = proxy
+        self._pace = pace
         self._url = httpx.URL(base_url.rstrip("/"))  # parsed once: that costs a tenth of a request
         self._base_path = self._url.raw_path.rstrip(b"/")
         self._timeout = timeout
@@ -213,23 +217,48 @@ class Linq:
         Raises:
             LinqError: any of the seven, after retries where those can help.
         """
-        of_line = f"&from={quote(line, safe='')}" if line else ""
-        async for item in self._pages(f"/v3/chats?limit={PAGE_SIZE}{of_line}", "chats"):
-            if (chat := read_chat(item)) is not None:
+        async for page in self.chat_pages(line):
+            for chat in page:
                 yield chat
 
-    async def find_chat(self, chat_id: str) -> Chat | None:
-        """A chat as Linq describes it; None if Linq has no such chat (404/2001).
+    async def find_direct_chat(self, line: str, handle: str) -> Chat | None:
+        """The direct chat of a line with a person (phone number or email address); None if there is none.
 
         Raises:
-            LinqError: any other of the seven, after retries where those can help.
+            LinqError: any of the seven, after retries where those can help.
+        """
+        async for page in self.chat_pages(line, handle):
+            for chat in page:
+                if not chat.is_group and chat.line == line:
+                    return chat
+        return None
+
+    async def chat_pages(self, line: str | None = None, handle: str | None = None) -> AsyncGenerator[list[Chat]]:
+        """The pages of the chats of a line, or of every line, and with a person, or with anybody; in Linq's order.
+
+        Raises:
+            LinqError: any of the seven, after retries where those can help.
+        """
+        of_line = f"&from={quote(line, safe='')}" if line else ""
+        with_person = f"&to={quote(handle, safe='')}" if handle else ""
+        async for items in self._pages(f"/v3/chats?limit={PAGE_SIZE}{of_line}{with_person}", "chats"):
+            yield [chat for item in items if (chat := read_chat(item)) is not None]
+
+    async def find_chat(self, chat_id: str) -> Chat | None:
+        """A chat; None if Linq says that there is none with this id (404/2001).
+
+        Raises:
+            LinqError: any of the seven, after retries where those can help.
         """
         try:
-            return read_chat(await self._read(f"/v3/chats/{_path_part(chat_id)}"))
+            answer = await self._read(f"/v3/chats/{_path_part(chat_id)}")
         except ChatRefused as error:
-            if error.code == ErrorCode.CHAT_NOT_FOUND:
-                return None
-            raise
+            if (error.status, error.code) != (404, ErrorCode.CHAT_NOT_FOUND):
+                raise
+            return None
+        if (chat := read_chat(answer)) is None:
+            raise PerhapsDone("Linq's answer holds no chat", status=200)
+        return chat
 
     async def messages(self, chat_id: str) -> AsyncIterator[Message]:
         """The messages of a chat, a page at a time, in Linq's order.
@@ -237,9 +266,19 @@ class Linq:
         Raises:
             LinqError: any of the seven, after retries where those can help.
         """
+        async for page in self.message_pages(chat_id):
+            for message in page:
+                yield message
+
+    async def message_pages(self, chat_id: str) -> AsyncGenerator[list[Message]]:
+        """The pages of the messages of a chat, in Linq's order.
+
+        Raises:
+            LinqError: any of the seven, after retries where those can help.
+        """
         path = f"/v3/chats/{_path_part(chat_id)}/messages?limit={PAGE_SIZE}"
-        async for item in self._pages(path, "messages"):
-            yield read_message(item)
+        async for items in self._pages(path, "messages"):
+            yield [read_message(item) for item in items]
 
     async def phone_numbers(self) -> list[Line]:
         """The account's lines.
@@ -250,13 +289,12 @@ class Linq:
         answer = await self._read("/v3/phone_numbers")
         return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]
 
-    async def _pages(self, path: str, name: str) -> AsyncIterator[Json]:
+    async def _pages(self, path: str, name: str) -> AsyncIterator[list[Json]]:
         cursor: str | None = None
         seen: set[str] = set()
         while True:
             answer = await self._read(path + (f"&cursor={quote(cursor, safe='')}" if cursor else ""))
-            for item in read_list(answer, name):
-                yield item
+            yield read_list(answer, name)
             following = answer.get("next_cursor")
             cursor = following if isinstance(following, str) else None
             if not cursor:
@@ -270,15 +308,25 @@ class Linq:
         """GET, with retries where they can help: after a backoff with jitter, or after what `Retry-After` says."""
         tries = 0
         while True:
-            tries += 1
+            if self._pace is not None:
+                await self._pace.turn()
             try:
-                return await self._request_json("GET", path)
+                answer = await self._request_json("GET", path)
             except (NeverSent, PerhapsDone, RateLimited) as error:
                 pause = error.retry_after
+                if self._pace is not None and isinstance(error, RateLimited):
+                    if self._pace.limited(pause):
+                        continue
+                    raise
+                tries += 1
                 if pause is None:
                     pause = READ_BACKOFF_SECONDS * 2 ** (tries - 1) * random.uniform(0.5, 1.5)  # noqa: S311 -- jitter
                 if tries == READ_TRIES or pause > READ_PATIENCE_SECONDS:
                     raise
+            else:
+                if self._pace is not None:
+                    self._pace.answered()
+                return answer
             await self._clock.sleep(pause)
 
     async def _request_json(self, method: str, path: str, *, body: Json | None = None) -> Json:

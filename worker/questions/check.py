@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker import db
 from worker.account import Card
 from worker.chats import facts
-from worker.chats.rows import CLOCK_ERROR
+from worker.clock import CLOCK_ERROR
 from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
 from worker.db.tables import chats

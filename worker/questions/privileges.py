@@ -25,6 +25,12 @@ PASS_NEEDS: Final[Mapping[str, Sequence[str]]] = {
 PRUNE_NEEDS: Final[Mapping[str, Sequence[str]]] = {"share_attempts": ("DELETE",), "runs": ("DELETE",)}
 """What `prune` needs besides."""
 
+WEBHOOKS_NEED: Final[Mapping[str, Sequence[str]]] = {
+    "chats": ("INSERT",),
+    "sent_messages": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+"""What webhooks need besides."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingGrant:
@@ -44,6 +50,7 @@ class Privileges:
     """The schema that holds the tables, if the role has no USAGE on it."""
     for_a_pass: Sequence[MissingGrant]
     for_prune: Sequence[MissingGrant]
+    for_webhooks: Sequence[MissingGrant]
     may_write: bool
     """True if the role may change any of the tables."""
     is_read_only: bool
@@ -73,6 +80,7 @@ async def examine_privileges(engine: AsyncEngine) -> Privileges | None:
         unusable_schema=None if unusable is None else quote(unusable),
         for_a_pass=_missing(tables, PASS_NEEDS, quote),
         for_prune=_missing(tables, PRUNE_NEEDS, quote),
+        for_webhooks=_missing(tables, WEBHOOKS_NEED, quote),
         may_write=any(table[privilege] for table in tables for privilege in ("INSERT", "UPDATE", "DELETE")),
         is_read_only=session["is_read_only"],
         is_standby=session["is_standby"],
@@ -85,7 +93,7 @@ async def _our_tables(connection: AsyncConnection, schema: str | None, session: 
     Without a schema of our own they are where the search path points. PostgreSQL leaves out schemas that the role may
     not use; the first of these counts only if the others do not hold the tables.
     """
-    found = (await connection.execute(_TABLES, {"names": list(PASS_NEEDS)})).mappings().all()
+    found = (await connection.execute(_TABLES, {"names": [*PASS_NEEDS, "sent_messages"]})).mappings().all()
     if schema is not None:
         candidates = [[table for table in found if table["schema"] == schema]]
     else:

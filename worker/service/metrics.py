@@ -54,6 +54,15 @@ class Metrics:
             registry=registry,
         )
         self._pass_running = Gauge("share_worker_pass_running", "1 while a pass runs.", registry=registry)
+        self._webhooks = Counter(
+            "share_worker_webhooks",
+            "Linq's webhooks by kind of event, and by what became of them: written, ignored, refused, failed.",
+            ["kind", "result"],
+            registry=registry,
+        )
+        self._webhook_seconds = Histogram(
+            "share_worker_webhook_seconds", "How long a webhook took to be answered.", registry=registry
+        )
         self._pass_due = Gauge(
             "share_worker_pass_due", "Chats that this process's last pass set out to share with.", registry=registry
         )
@@ -103,6 +112,11 @@ class Metrics:
         """An attempt was recorded."""
         self._attempts.labels(outcome=answer.outcome.value, code=str(answer.error_code or "")).inc()
         self._share_seconds.observe(seconds)
+
+    def webhook(self, kind: str, result: str, seconds: float) -> None:
+        """A webhook was answered."""
+        self._webhooks.labels(kind=kind, result=result).inc()
+        self._webhook_seconds.observe(seconds)
 
     def due(self, chats: int) -> None:
         """A pass is about to share with so many chats."""

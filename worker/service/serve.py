@@ -15,6 +15,7 @@ from worker import assembly, db
 from worker.clock import Clock, unless_stopped
 from worker.errors import WorkerError
 from worker.outcomes import PassResult, Trigger
+from worker.service.inbox import Inbox
 from worker.service.metrics import Metrics
 from worker.service.pruning import Pruning
 from worker.service.readiness import Readiness
@@ -22,8 +23,9 @@ from worker.service.scheduler import Scheduler, look_around, timers
 from worker.settings import Settings
 from worker.sharing.share_pass import run_pass
 from worker.sharing.watch import Watch
-from worker.web.app import make_app
+from worker.web.app import HEADERS, make_app
 from worker.web.server import serving_app
+from worker.web.webhooks import webhook_route
 
 DATABASE_PAUSE_SECONDS: Final = 5.0
 """Between two tries of a database that cannot be reached yet when the worker starts."""
@@ -47,9 +49,17 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
     linq = assembly.linq(settings, clock)
     heartbeat = assembly.heartbeat(settings)
     async with assembly.engine(settings, create=migrates) as engine, linq:
-        pruning = Pruning(engine, rules, settings.SHARE_KEEP_DAYS, clock=clock, stop=stop)
+        pruning = Pruning(
+            engine,
+            rules,
+            settings.SHARE_KEEP_DAYS,
+            has_webhooks=bool(settings.webhook_secrets),
+            clock=clock,
+            stop=stop,
+        )
 
         async def make_pass(trigger: Trigger) -> PassResult:
+            await assembly.sync_before_pass(settings, engine, clock, stop)
             result = await run_pass(
                 engine,
                 linq,
@@ -77,7 +87,11 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
                 reasons.append("the scheduler is not running")
             return reasons
 
-        app = make_app(unready=unready, registry=metrics.registry)
+        inbox = Inbox(engine, linq, clock)
+        webhooks = []
+        if settings.webhook_secrets:
+            webhooks.append(webhook_route(settings.webhook_secrets, inbox.take, metrics.webhook, HEADERS))
+        app = make_app(unready=unready, registry=metrics.registry, webhooks=webhooks)
         async with AsyncExitStack() as stack:
             try:
                 base_url = await stack.enter_async_context(
@@ -105,6 +119,7 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             looking.cancel()
             await scheduler.finished()
             await pruning.finished()
+            await inbox.finished()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
     log.info("serve.ended")

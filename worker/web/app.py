@@ -1,9 +1,9 @@
-"""The worker's own HTTP side: is it alive, is it ready, and its metrics. Nothing personal; nothing can be changed.
+"""The worker's own HTTP side: is it alive, is it ready, its metrics, and Linq's webhooks. Nothing personal is shown.
 
 Every answer, errors included, has the same headers, and no error says more than its status.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -25,8 +25,8 @@ Unready = Callable[[], Awaitable[list[str]]]
 """Says why the worker cannot do its work at the moment; an empty list where it can."""
 
 
-def make_app(*, unready: Unready, registry: CollectorRegistry) -> Starlette:
-    """The three pages: `/livez`, `/readyz`, `/metrics`."""
+def make_app(*, unready: Unready, registry: CollectorRegistry, webhooks: Sequence[Route] = ()) -> Starlette:
+    """The three pages `/livez`, `/readyz`, `/metrics`, and a route for webhooks if there is a secret for them."""
 
     async def livez(_request: Request) -> Response:
         """That this is answered at all says that the loop turns."""
@@ -42,7 +42,7 @@ def make_app(*, unready: Unready, registry: CollectorRegistry) -> Starlette:
         return Response(generate_latest(registry), headers=HEADERS | {"Content-Type": CONTENT_TYPE_LATEST})
 
     pages = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Starlette(routes=pages, exception_handlers={HTTPException: _refused, Exception: _broken})
+    return Starlette(routes=[*pages, *webhooks], exception_handlers={HTTPException: _refused, Exception: _broken})
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -169,9 +169,10 @@ def privilege_findings(privileges: Privileges) -> Iterator[Finding]:
     for grant in privileges.for_a_pass:
         found = f"{role} lacks {_listed(grant)} on {grant.table}, so a pass fails: {_grant(grant, role)}"
         yield Finding(state="FAIL", about="grants", found=found)
-    for grant in privileges.for_prune:
-        needed_by = "which only 'prune' and SHARE_KEEP_DAYS need"
-        found = f"{role} lacks {_listed(grant)} on {grant.table}, {needed_by}: {_grant(grant, role)}"
+    besides = [(grant, "'prune' and SHARE_KEEP_DAYS need") for grant in privileges.for_prune]
+    besides += [(grant, "webhooks and commands that add chats need") for grant in privileges.for_webhooks]
+    for grant, needed_by in besides:
+        found = f"{role} lacks {_listed(grant)} on {grant.table}, which only {needed_by}: {_grant(grant, role)}"
         yield Finding(state="note", about="grants", found=found)
 
 
