@@ -12,6 +12,7 @@ from worker.outcomes import Outcome
 from worker.proxy import VARIABLES
 from worker.rules.eligibility import Verdict
 from worker.settings import SECRETS, Settings
+from worker.simulator.deliveries import ORDER_FIELDS
 from worker.simulator.faults import Fault
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,12 @@ def test_every_field_of_a_fault_is_documented() -> None:
     text = (ROOT / "docs" / "simulator.md").read_text()
     told = {name for row in table(text) if len(row) == 2 for name in re.findall(r"`([a-z_]+)`", row[0])}
     assert {name for name in Fault.__dataclass_fields__ if name != "_"} <= told
+
+
+def test_every_field_of_an_order_of_events_is_documented() -> None:
+    text = section("How to make it send webhooks", (ROOT / "docs" / "simulator.md").read_text())
+    told = {name for row in table(text) for name in re.findall(r"`([a-z_]+)`", row[0])}
+    assert told == set(ORDER_FIELDS)
 
 
 DOCUMENTS = [str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in sorted(folder.glob("*.md"))]

@@ -8,14 +8,16 @@ judge of a worker: every share request that arrived is in it once, whether or no
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final
+from uuid import uuid4
 
 from worker.simulator.chats import Chat
 from worker.simulator.faults import Fault, Faults
+from worker.simulator.subscriptions import EVENT_TYPES, Subscription, is_target, new_secret
 
 SIMULATED_KEY: Final = "simulated-key"
 """The account's API key unless another one is given; it opens nothing but the simulator."""
@@ -131,6 +133,13 @@ def check_e164(phone_number: object) -> str:
     return phone_number
 
 
+def _known_events(names: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in EVENT_TYPES]
+    if unknown or not names:
+        raise ApiError(400, 1005, f"Invalid parameter value: subscribed_events {', '.join(unknown) or 'is empty'}")
+    return tuple(dict.fromkeys(names))
+
+
 @dataclass(slots=True)
 class Account:
     """The account: what it holds, the calls it accepts, and the log of those that share.
@@ -151,6 +160,7 @@ class Account:
     lines: dict[str, Line] = field(default_factory=dict, init=False, repr=False)
     cards: dict[str, Card] = field(default_factory=dict, init=False, repr=False)
     chats: dict[str, Chat] = field(default_factory=dict, init=False, repr=False)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict, init=False, repr=False)
     share_calls: list[ShareCall] = field(default_factory=list, init=False, repr=False)
     requests: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     faults: Faults = field(init=False, repr=False)
@@ -288,7 +298,7 @@ class Account:
         return {chat_and_day: count for chat_and_day, count in counts.items() if count > 1}
 
     def reset(self) -> None:
-        """Forget what was done to it: log, limits, counts and faults. Lines, cards and chats stay as they are."""
+        """Forget what was done to it: log, limits, counts and faults. Lines, cards, chats and subscriptions stay."""
         self.share_calls = []  # not cleared: requests on their way still complete their entries in the old one
         self.requests.clear()
         self.faults.clear()
@@ -390,6 +400,75 @@ class Account:
         chats = map(self.chats.__getitem__, ids)
         return list(islice((c for c in chats if to == c.from_number or to in c.recipients), offset, offset + limit))
 
+    def subscribe(
+        self, target_url: str, subscribed_events: Sequence[str], phone_numbers: Sequence[str] = ()
+    ) -> Subscription:
+        """Send events of these types from now on; without phone numbers, those of every line.
+
+        Raises:
+            ApiError: 400, no https URL, no event or an unknown one; 409, the URL has a subscription. That and the code
+                1005 are guesses: no page names them.
+        """
+        now = self.clock()
+        subscription = Subscription(
+            id=str(uuid4()),
+            target_url=self._free_target(target_url),
+            subscribed_events=_known_events(subscribed_events),
+            phone_numbers=tuple(phone_numbers),
+            created_at=now,
+            updated_at=now,
+            secret=new_secret(),
+        )
+        self.subscriptions[subscription.id] = subscription
+        return subscription
+
+    def find_subscription(self, subscription_id: str) -> Subscription:
+        """The subscription with this id.
+
+        Raises:
+            ApiError: 404, there is none. The code 1005 is a guess: no page names one.
+        """
+        if subscription_id not in self.subscriptions:
+            raise ApiError(404, 1005, "Webhook subscription not found")
+        return self.subscriptions[subscription_id]
+
+    def change_subscription(
+        self,
+        subscription_id: str,
+        *,
+        target_url: str | None = None,
+        subscribed_events: Sequence[str] | None = None,
+        phone_numbers: Sequence[str] | None = None,
+        is_active: bool | None = None,
+    ) -> Subscription:
+        """Change the parts of a subscription that are given; its secret stays.
+
+        Raises:
+            ApiError: 404, there is none; otherwise as for `subscribe`.
+        """
+        known = self.find_subscription(subscription_id)
+        url_stays = target_url is None or target_url == known.target_url
+        changed = replace(
+            known,
+            target_url=known.target_url if url_stays or target_url is None else self._free_target(target_url),
+            subscribed_events=known.subscribed_events
+            if subscribed_events is None
+            else _known_events(subscribed_events),
+            phone_numbers=known.phone_numbers if phone_numbers is None else tuple(phone_numbers),
+            is_active=known.is_active if is_active is None else is_active,
+            updated_at=self.clock(),
+        )
+        self.subscriptions[subscription_id] = changed
+        return changed
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        """Take a subscription away.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        del self.subscriptions[self.find_subscription(subscription_id).id]
+
     def log_share(self, chat_id: str) -> ShareEntry:
         """Log a share request on its arrival, before anything can happen to it."""
         entry = ShareEntry(self.share_calls, len(self.share_calls))
@@ -424,6 +503,13 @@ class Account:
         if reaches and chat.last_outbound_at is not None:
             self._last_share[chat.id] = now
             entry.log[entry.number] = replace(entry.call, took_effect=True)
+
+    def _free_target(self, url: str) -> str:
+        if not is_target(url):
+            raise ApiError(400, 1005, "Invalid parameter value: target_url must be an HTTPS URL")
+        if any(known.target_url == url for known in self.subscriptions.values()):
+            raise ApiError(409, 1005, "A webhook subscription with this target_url already exists")
+        return url
 
     def _active_card(self, phone_number: str) -> Card:
         card = self.cards.get(phone_number)

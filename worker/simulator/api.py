@@ -15,6 +15,7 @@ from uuid import uuid4
 from worker.simulator.account import Account, ApiError, Card, Line, ShareEntry, check_e164
 from worker.simulator.chats import Chat, Message, derived_id, messages_of
 from worker.simulator.faults import Operation
+from worker.simulator.subscriptions import Subscription
 
 DEFAULT_PAGE: Final = 20
 LONGEST_PAGE: Final = 100
@@ -28,8 +29,8 @@ _DOCS: Final = "https://docs.linqapp.com"
 class ApiRequest:
     """A call of the API, taken apart.
 
-    `chat_id` is empty where the path names no chat; `body` is as it arrived; `entry` is a share's place in the log,
-    which no other operation has.
+    `chat_id` and `subscription_id` are empty where the path names none; `body` is as it arrived; `entry` is a share's
+    place in the log, which no other operation has.
     """
 
     operation: Operation
@@ -38,6 +39,7 @@ class ApiRequest:
     body: bytes
     authorization: str | None
     entry: ShareEntry | None = None
+    subscription_id: str = ""
 
     def line(self, account: Account) -> str | None:
         """The line that the call is about, as far as it names one: its chat's, its card's, or the one it filters by."""
@@ -147,13 +149,13 @@ def _list_chats(account: Account, request: ApiRequest) -> Answer:
     to = request.query.get("to")
     limit, offset = _page(request, f"chats {from_number} {to}")
     found = account.find_chats(from_number=from_number, to=to, offset=offset, limit=limit + 1)
-    chats = [_chat(account, chat) for chat in found[:limit]]
+    chats = [chat_document(account, chat) for chat in found[:limit]]
     cursor = _cursor(f"chats {from_number} {to}", offset + limit) if len(found) > limit else None
     return answer_json(200, {"chats": chats, "next_cursor": cursor})
 
 
 def _get_chat(account: Account, request: ApiRequest) -> Answer:
-    return answer_json(200, _chat(account, account.find_chat(request.chat_id)))
+    return answer_json(200, chat_document(account, account.find_chat(request.chat_id)))
 
 
 def _list_messages(account: Account, request: ApiRequest) -> Answer:
@@ -170,6 +172,40 @@ def _list_phone_numbers(account: Account, _request: ApiRequest) -> Answer:
     return answer_json(200, {"phone_numbers": [_line(line) for line in account.lines.values()]})
 
 
+def _create_subscription(account: Account, request: ApiRequest) -> Answer:
+    fields = _subscription_fields(request.json_body())
+    if fields.target_url is None or fields.subscribed_events is None:
+        raise ApiError(400, 1005, "Invalid parameter value: target_url and subscribed_events are required")
+    made = account.subscribe(fields.target_url, fields.subscribed_events, fields.phone_numbers or ())
+    return answer_json(201, _subscription(made) | {"signing_secret": made.secret})
+
+
+def _list_subscriptions(account: Account, _request: ApiRequest) -> Answer:
+    return answer_json(200, {"subscriptions": [_subscription(one) for one in account.subscriptions.values()]})
+
+
+def _get_subscription(account: Account, request: ApiRequest) -> Answer:
+    return answer_json(200, _subscription(account.find_subscription(request.subscription_id)))
+
+
+def _update_subscription(account: Account, request: ApiRequest) -> Answer:
+    account.find_subscription(request.subscription_id)
+    fields = _subscription_fields(request.json_body())
+    changed = account.change_subscription(
+        request.subscription_id,
+        target_url=fields.target_url,
+        subscribed_events=fields.subscribed_events,
+        phone_numbers=fields.phone_numbers,
+        is_active=fields.is_active,
+    )
+    return answer_json(200, _subscription(changed))
+
+
+def _delete_subscription(account: Account, request: ApiRequest) -> Answer:
+    account.unsubscribe(request.subscription_id)
+    return Answer(204)
+
+
 _OPERATIONS: Final[Mapping[Operation, Callable[[Account, ApiRequest], Answer]]] = {
     "share": _share,
     "list_cards": _list_cards,
@@ -179,6 +215,11 @@ _OPERATIONS: Final[Mapping[Operation, Callable[[Account, ApiRequest], Answer]]] 
     "get_chat": _get_chat,
     "list_messages": _list_messages,
     "list_phone_numbers": _list_phone_numbers,
+    "create_subscription": _create_subscription,
+    "list_subscriptions": _list_subscriptions,
+    "get_subscription": _get_subscription,
+    "update_subscription": _update_subscription,
+    "delete_subscription": _delete_subscription,
 }
 # Linq's reference shows no answer to a share that worked, only that it is a success; a client must not read the body.
 _SHARED: Final = answer_json(202, {"success": True})
@@ -193,6 +234,40 @@ def _card_fields(fields: Mapping[str, object]) -> dict[str, str | None]:
             raise ApiError(400, 1005, f"Invalid parameter value: {name}")
         names[name] = value
     return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SubscriptionFields:
+    """What a request says of a subscription; None is not given. No `phone_numbers` at all: those of every line."""
+
+    target_url: str | None
+    subscribed_events: tuple[str, ...] | None
+    phone_numbers: tuple[str, ...] | None
+    is_active: bool | None
+
+
+def _subscription_fields(fields: Mapping[str, object]) -> _SubscriptionFields:
+    url, is_active = fields.get("target_url"), fields.get("is_active")
+    if not isinstance(url, str | None) or not isinstance(is_active, bool | None):
+        raise ApiError(400, 1005, "Invalid parameter value: target_url or is_active")
+    events, numbers = _texts(fields, "subscribed_events"), _texts(fields, "phone_numbers")
+    if "phone_numbers" in fields and numbers is None:
+        numbers = ()  # null takes the filter away
+    return _SubscriptionFields(
+        target_url=url,
+        subscribed_events=events,
+        phone_numbers=None if numbers is None else tuple(map(check_e164, numbers)),
+        is_active=is_active,
+    )
+
+
+def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...] | None:
+    values = fields.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ApiError(400, 1005, f"Invalid parameter value: {name} must be a list of texts")
+    return tuple(values)
 
 
 def _page(request: ApiRequest, listing: str) -> tuple[int, int]:
@@ -226,29 +301,39 @@ def _card(account: Account, card: Card) -> dict[str, object]:
     return document | {"is_active": account.is_active(card)}
 
 
-def _chat(account: Account, chat: Chat) -> dict[str, object]:
-    handles = [_handle(account, chat, chat.from_number), *(_handle(account, chat, who) for who in chat.recipients)]
+def chat_document(account: Account, chat: Chat) -> dict[str, object]:
+    """A chat as Linq describes it."""
+    handles = [
+        handle_document(account, chat, chat.from_number),
+        *(handle_document(account, chat, who) for who in chat.recipients),
+    ]
     if chat.former_number is not None:
-        handles.insert(0, _handle(account, chat, chat.former_number))
+        handles.insert(0, handle_document(account, chat, chat.former_number))
     return {
         "id": chat.id,
-        "created_at": _time(chat.created_at),
-        "updated_at": _time(chat.updated_at),
+        "created_at": time_text(chat.created_at),
+        "updated_at": time_text(chat.updated_at),
         "display_name": ", ".join(chat.recipients),
         "service": chat.service,
         "is_group": chat.is_group,
         "is_archived": False,
         "handles": handles,
-        "health_status": {
-            "status": chat.health_status,
-            "updated_at": _time(chat.updated_at),
-            "doc_url": f"{_DOCS}/channel/imessage/guides/chats/chat-health#{chat.health_status.lower()}",
-        },
+        "health_status": health_document(chat),
         "group_chat_icon": None,
     }
 
 
-def _handle(account: Account, chat: Chat, handle: str) -> dict[str, object]:
+def health_document(chat: Chat) -> dict[str, object]:
+    """A chat's health as Linq describes it."""
+    return {
+        "status": chat.health_status,
+        "updated_at": time_text(chat.updated_at),
+        "doc_url": f"{_DOCS}/channel/imessage/guides/chats/chat-health#{chat.health_status.lower()}",
+    }
+
+
+def handle_document(account: Account, chat: Chat, handle: str) -> dict[str, object]:
+    """One side of a chat as Linq describes it."""
     is_me = handle in (chat.from_number, chat.former_number)
     left = handle == chat.former_number
     document: dict[str, object] = {
@@ -258,15 +343,15 @@ def _handle(account: Account, chat: Chat, handle: str) -> dict[str, object]:
         "service": chat.service or "iMessage",
         "is_me": is_me,
         "status": "left" if left else "active",
-        "joined_at": _time(chat.created_at),
-        "left_at": _time(chat.created_at) if left else None,
+        "joined_at": time_text(chat.created_at),
+        "left_at": time_text(chat.created_at) if left else None,
     }
     line = account.lines.get(handle) if is_me else None
     return document if line is None else document | {"line_type": line.line_type}
 
 
 def _message(chat: Chat, message: Message) -> dict[str, object]:
-    at = _time(message.created_at)
+    at = time_text(message.created_at)
     delivered = message.delivery_status == "delivered"
     sender = chat.from_number if message.is_from_me else chat.recipients[0]
     return {
@@ -300,5 +385,19 @@ def _line(line: Line) -> dict[str, object]:
     }
 
 
-def _time(at: datetime) -> str:
+def _subscription(subscription: Subscription) -> dict[str, object]:
+    """Without its secret, which only the answer to its creation holds."""
+    return {
+        "id": subscription.id,
+        "target_url": subscription.target_url,
+        "subscribed_events": list(subscription.subscribed_events),
+        "phone_numbers": list(subscription.phone_numbers) or None,
+        "is_active": subscription.is_active,
+        "created_at": time_text(subscription.created_at),
+        "updated_at": time_text(subscription.updated_at),
+    }
+
+
+def time_text(at: datetime) -> str:
+    """A time as Linq writes it."""
     return at.isoformat().replace("+00:00", "Z")

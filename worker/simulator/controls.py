@@ -8,9 +8,10 @@ For other processes and for curl; they ask for no key, which is why the simulato
     POST   /_simulator/cards           make a line's card active or not: {"phone_number": ..., "is_active": false}
     POST   /_simulator/lines           change a line: {"phone_number": ...} and any of LINE_FIELDS
     POST   /_simulator/chats           change a chat: {"id": ...} and any of CHAT_FIELDS
+    POST   /_simulator/events          send webhooks: {"kind": ...} and any of ORDER_FIELDS; answers the deliveries
     GET    /_simulator/shares          the share log and its totals [?chat_id=...: of one chat]
     GET    /_simulator/state           what the account holds, and how often each operation was called
-    POST   /_simulator/reset           forget log, limits, counts and faults; lines, cards and chats stay
+    POST   /_simulator/reset           forget log, limits, counts and faults; lines, cards, chats and subscriptions stay
 """
 
 import json
@@ -24,10 +25,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from worker.simulator.account import LINE_TYPES, REPUTATIONS, Account, Line, ShareCall
+from worker.simulator.deliveries import deliver, order_from_json
 from worker.simulator.faults import fault_from_json
 
 CONTROLS_PATH: Final = "_simulator"
 """The first part of the path of every control endpoint."""
+
+BASE: Final = f"/{CONTROLS_PATH}"
 
 LINE_FIELDS: Final = {"line_type": LINE_TYPES, "reputation": REPUTATIONS, "is_refused": (True, False)}
 CHAT_FIELDS: Final = {"is_available": (True, False), "is_blocked": (True, False), "shared_elsewhere": (True,)}
@@ -36,27 +40,6 @@ CHAT_FIELDS: Final = {"is_available": (True, False), "is_blocked": (True, False)
 
 def controls(account: Account) -> Starlette:
     """The control endpoints of an account, as an ASGI application."""
-
-    async def list_faults(_request: Request) -> JSONResponse:
-        return JSONResponse({"faults": account.faults.listing()})
-
-    async def add_fault(request: Request) -> JSONResponse:
-        try:
-            fault = fault_from_json(json.loads(await request.body()))
-        except ValueError as error:
-            return _refusal(400, str(error))
-        return JSONResponse({"id": account.add_fault(fault)}, status_code=201)
-
-    async def remove_faults(request: Request) -> JSONResponse:
-        given = request.query_params.get("id")
-        if given is None:
-            account.clear_faults()
-        else:
-            try:
-                account.remove_fault(int(given))
-            except (ValueError, KeyError):
-                return _refusal(404, f"id: no fault has the number {given!r}")
-        return JSONResponse({"faults": account.faults.listing()})
 
     async def set_card(request: Request) -> JSONResponse:
         try:
@@ -97,6 +80,13 @@ def controls(account: Account) -> Starlette:
             account.share_elsewhere(chat_id)
         return JSONResponse({"id": chat_id} | changes)
 
+    async def send_events(request: Request) -> JSONResponse:
+        try:
+            deliveries = await deliver(account, order_from_json(json.loads(await request.body())))
+        except ValueError as error:
+            return _refusal(400, str(error))
+        return JSONResponse({"deliveries": deliveries})
+
     async def list_shares(request: Request) -> JSONResponse:
         chat_id = request.query_params.get("chat_id")
         calls = account.share_calls if chat_id is None else account.calls_of(chat_id)
@@ -109,6 +99,7 @@ def controls(account: Account) -> Starlette:
             "cards": len(cards),
             "active_cards": sum(account.is_active(card) for card in cards),
             "chats": len(account.chats),
+            "subscriptions": len(account.subscriptions),
             "faults": len(account.faults),
             "requests": dict(account.requests),
             "shares": share_totals(account),
@@ -119,20 +110,47 @@ def controls(account: Account) -> Starlette:
         account.reset()
         return JSONResponse({"reset": True})
 
-    base = f"/{CONTROLS_PATH}"
     return Starlette(
         routes=[
-            Route(f"{base}/faults", list_faults, methods=["GET"]),
-            Route(f"{base}/faults", add_fault, methods=["POST"]),
-            Route(f"{base}/faults", remove_faults, methods=["DELETE"]),
-            Route(f"{base}/cards", set_card, methods=["POST"]),
-            Route(f"{base}/lines", set_line, methods=["POST"]),
-            Route(f"{base}/chats", set_chat, methods=["POST"]),
-            Route(f"{base}/shares", list_shares, methods=["GET"]),
-            Route(f"{base}/state", show_state, methods=["GET"]),
-            Route(f"{base}/reset", reset, methods=["POST"]),
+            *_fault_routes(account),
+            Route(f"{BASE}/cards", set_card, methods=["POST"]),
+            Route(f"{BASE}/lines", set_line, methods=["POST"]),
+            Route(f"{BASE}/chats", set_chat, methods=["POST"]),
+            Route(f"{BASE}/events", send_events, methods=["POST"]),
+            Route(f"{BASE}/shares", list_shares, methods=["GET"]),
+            Route(f"{BASE}/state", show_state, methods=["GET"]),
+            Route(f"{BASE}/reset", reset, methods=["POST"]),
         ]
     )
+
+
+def _fault_routes(account: Account) -> list[Route]:
+    async def list_faults(_request: Request) -> JSONResponse:
+        return JSONResponse({"faults": account.faults.listing()})
+
+    async def add_fault(request: Request) -> JSONResponse:
+        try:
+            fault = fault_from_json(json.loads(await request.body()))
+        except ValueError as error:
+            return _refusal(400, str(error))
+        return JSONResponse({"id": account.add_fault(fault)}, status_code=201)
+
+    async def remove_faults(request: Request) -> JSONResponse:
+        given = request.query_params.get("id")
+        if given is None:
+            account.clear_faults()
+        else:
+            try:
+                account.remove_fault(int(given))
+            except (ValueError, KeyError):
+                return _refusal(404, f"id: no fault has the number {given!r}")
+        return JSONResponse({"faults": account.faults.listing()})
+
+    return [
+        Route(f"{BASE}/faults", list_faults, methods=["GET"]),
+        Route(f"{BASE}/faults", add_fault, methods=["POST"]),
+        Route(f"{BASE}/faults", remove_faults, methods=["DELETE"]),
+    ]
 
 
 def _changes(body: bytes, key: str, allowed: Mapping[str, Sequence[str | bool]]) -> tuple[str, dict[str, str | bool]]:

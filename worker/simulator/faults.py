@@ -20,6 +20,11 @@ Operation = Literal[
     "get_chat",
     "list_messages",
     "list_phone_numbers",
+    "create_subscription",
+    "list_subscriptions",
+    "get_subscription",
+    "update_subscription",
+    "delete_subscription",
 ]
 """The calls of the API that the simulator answers."""
 

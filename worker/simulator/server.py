@@ -12,7 +12,6 @@ import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -23,6 +22,7 @@ from worker.simulator.account import Account, ApiError
 from worker.simulator.api import JSON_TYPE, Answer, ApiRequest, answer_error, perform
 from worker.simulator.controls import CONTROLS_PATH, controls
 from worker.simulator.faults import Fault, Operation
+from worker.simulator.subscriptions import is_loopback
 from worker.web.server import serving_app
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -37,7 +37,13 @@ _ENDPOINTS: Final[Mapping[str, Operation]] = {
     "GET /v3/chats/{id}": "get_chat",
     "GET /v3/chats/{id}/messages": "list_messages",
     "GET /v3/phone_numbers": "list_phone_numbers",
+    "POST /v3/webhook-subscriptions": "create_subscription",
+    "GET /v3/webhook-subscriptions": "list_subscriptions",
+    "GET /v3/webhook-subscriptions/{id}": "get_subscription",
+    "PUT /v3/webhook-subscriptions/{id}": "update_subscription",
+    "DELETE /v3/webhook-subscriptions/{id}": "delete_subscription",
 }
+_WITH_BODY: Final = ("create_card", "update_card", "create_subscription", "update_subscription")
 _TRANSPORT: Final = "simulator.transport"
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -52,20 +58,13 @@ async def serving(account: Account, *, host: str = "127.0.0.1", port: int = 0) -
         ValueError: `host` is no loopback address (the control endpoints ask for no key), or `port` no port.
         OSError: The port is taken or not allowed; its `strerror` is a sentence that names it.
     """
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise ValueError(f"host: {host!r} is no loopback address, such as 127.0.0.1")
     if not 0 <= port <= 65535:
         raise ValueError(f"port: {port} is not from 0 to 65535")
     app = Simulator(account)
     async with serving_app(app, host=host, port=port, protocol=_Protocol, keep_alive=KEEP_ALIVE_SECONDS) as base_url:
         yield base_url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Protocol(H11Protocol):
@@ -97,8 +96,7 @@ class Simulator:
         if operation is None:
             await exchange.send(self._unknown_path(exchange))
             return
-        chat_id = unquote(segments[3]) if len(segments) > 3 else ""
-        await self._call(exchange, operation, chat_id)
+        await self._call(exchange, operation, unquote(segments[3]) if len(segments) > 3 else "")
 
     def _unknown_path(self, exchange: "_Exchange") -> Answer:
         self._account.requests["unknown"] += 1
@@ -109,15 +107,18 @@ class Simulator:
         # No error page covers it; not 2001, which a client would read as a chat that is gone.
         return answer_error(ApiError(404, 1005, "No such endpoint"))
 
-    async def _call(self, exchange: "_Exchange", operation: Operation, chat_id: str) -> None:
+    async def _call(self, exchange: "_Exchange", operation: Operation, named: str) -> None:
+        """Answer a call; `named` is the id in its path, or empty."""
         account = self._account
         account.requests[operation] += 1
-        body = await exchange.body() if operation in ("create_card", "update_card") else b""
+        body = await exchange.body() if operation in _WITH_BODY else b""
         if body is None:
             return
+        is_about_subscription = operation.endswith("_subscription")
+        chat_id, subscription_id = ("", named) if is_about_subscription else (named, "")
         entry = account.log_share(chat_id) if operation == "share" else None
         authorization = exchange.header(b"authorization")
-        request = ApiRequest(operation, chat_id, exchange.query(), body, authorization, entry)
+        request = ApiRequest(operation, chat_id, exchange.query(), body, authorization, entry, subscription_id)
         fault = None
         if account.faults:
             fault = account.faults.strike(operation, chat_id=chat_id, line=request.line(account))
@@ -158,7 +159,7 @@ class Simulator:
 def _operation(method: str, segments: list[str]) -> Operation | None:
     """What the request asks for, by its method and its path, cut at the slashes: `["", "v3", ...]`."""
     names = segments[1:]
-    if names[:2] == ["v3", "chats"] and len(names) > 2:
+    if names[:2] in (["v3", "chats"], ["v3", "webhook-subscriptions"]) and len(names) > 2:
         names[2] = "{id}"
     return _ENDPOINTS.get(f"{method} /{'/'.join(names)}")
 
