@@ -19,12 +19,14 @@ from worker.linq.answers import (
     Json,
     LinqError,
     Message,
+    Subscription,
     read_card,
     read_chat,
     read_json,
     read_line,
     read_list,
     read_message,
+    read_subscription,
 )
 from worker.outcomes import RunStatus
 from worker.sharing.limits import Limits
@@ -35,7 +37,7 @@ bounded = settings(max_examples=25, deadline=None, suppress_health_check=[Health
 _NAMES = """
     id phone_number first_name is_active handles is_me handle status service is_group health_status created_at sent_at
     is_from_me delivery_status reputation line_type error code message retry_after trace_id
-    contact_cards chats messages phone_numbers
+    contact_cards chats messages phone_numbers subscriptions target_url subscribed_events signing_secret
 """
 _names = st.sampled_from(sorted(_NAMES.split()))
 _times = st.datetimes().map(datetime.isoformat) | st.sampled_from(
@@ -56,13 +58,13 @@ _bodies = st.binary(max_size=300) | _json.map(json.dumps).map(str.encode)
 def test_the_parsers_raise_nothing_but_a_linq_error_and_return_what_a_database_takes(body: bytes) -> None:
     document = read_json(body)
     objects: list[Json] = [document] if isinstance(document, dict) else []
-    for name in ("contact_cards", "chats", "messages", "phone_numbers"):
+    for name in ("contact_cards", "chats", "messages", "phone_numbers", "subscriptions"):
         if isinstance(document, dict):
             with contextlib.suppress(LinqError):
                 objects += read_list(document, name)
-    values: list[Card | Chat | Message | Line | None] = []
+    values: list[Card | Chat | Message | Line | Subscription | None] = []
     for item in objects:
-        values += [read_card(item), read_chat(item), read_message(item), read_line(item)]
+        values += [read_card(item), read_chat(item), read_message(item), read_line(item), read_subscription(item)]
     for value in values:
         for part in asdict(value).values() if value is not None else ():
             if isinstance(part, str):

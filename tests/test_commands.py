@@ -22,16 +22,22 @@ NOBODY = "http://127.0.0.1:9"
 COMMANDS = [
     *("run", "serve", "rerun"),
     *("explain", "attempts", "runs", "status"),
-    *("pause", "resume", "chats", "cards", "prune"),
+    *("pause", "resume", "chats", "cards", "webhooks", "prune"),
     *("check", "migrate", "simulator", "demo"),
 ]
 UNDER_CARDS = ["list", "create", "update"]
+UNDER_WEBHOOKS = ["subscribe", "list", "delete"]
 
 
 # help
 
 
-HELP = [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS), *(["cards", name, "-h"] for name in UNDER_CARDS)]
+HELP = [
+    *(["--help"], ["-h"]),
+    *([name, "--help"] for name in COMMANDS),
+    *(["cards", name, "-h"] for name in UNDER_CARDS),
+    *(["webhooks", name, "-h"] for name in UNDER_WEBHOOKS),
+]
 
 
 @pytest.mark.parametrize("words", HELP)

@@ -13,7 +13,7 @@ from typing import TextIO
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import cards, chat_files, chats, check, history, passes, prune, rerun, restore, setup, sync
+from worker.cli import cards, chat_files, chats, check, history, passes, prune, rerun, restore, setup, sync, webhooks
 from worker.cli.app import app
 from worker.cli.shell import complain
 from worker.errors import PartlyDone, UsageError, WorkerError
@@ -32,6 +32,7 @@ __all__ = [
     "restore",
     "setup",
     "sync",
+    "webhooks",
 ]
 
 

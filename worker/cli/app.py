@@ -11,7 +11,7 @@ from worker import __version__
 ORDER = (
     *("run", "serve", "rerun"),
     *("explain", "attempts", "runs", "status"),
-    *("pause", "resume", "chats", "cards", "prune"),
+    *("pause", "resume", "chats", "cards", "webhooks", "prune"),
     *("check", "migrate", "simulator", "demo"),
 )
 """The order of the first help: what is done daily, looked at, changed, set up."""

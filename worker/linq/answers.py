@@ -15,7 +15,7 @@ Any bytes can be read, HTML and truncated JSON included: they become one of thes
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
@@ -150,6 +150,24 @@ class Message:
     def is_outbound(self) -> bool:
         """True if the line sent it and it did not fail (Linq's message reference, `delivery_status`)."""
         return self.is_from_me and self.delivery_status != "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subscription:
+    """A webhook subscription: where Linq sends which events.
+
+    `lines` are the numbers whose events are sent; empty: those of all lines. `secret` signs what is sent; Linq tells it
+    once, in the answer to the subscribing, and it is None ever after.
+    """
+
+    id: str
+    target_url: str
+    is_active: bool
+    kinds: tuple[str, ...]
+    lines: tuple[str, ...]
+    created_at: datetime | None
+    updated_at: datetime | None
+    secret: str | None = field(default=None, repr=False)
 
 
 def refusal(status: int, headers: Mapping[str, str], reason: str, body: bytes, now: datetime) -> LinqError:
@@ -307,6 +325,30 @@ def read_line(item: Json) -> Line | None:
     reputation = item.get("reputation")
     status = text_field(reputation, "status") if isinstance(reputation, dict) else None
     return Line(phone_number=number, line_type=text_field(item, "line_type"), reputation=status) if number else None
+
+
+def read_subscription(item: Json) -> Subscription | None:
+    """A webhook subscription; None without an id. Not active unless Linq says so."""
+    subscription_id = text_field(item, "id")
+    if not subscription_id:
+        return None
+    return Subscription(
+        id=subscription_id,
+        target_url=text_field(item, "target_url") or "",
+        is_active=item.get("is_active") is True,
+        kinds=_texts(item, "subscribed_events"),
+        lines=_texts(item, "phone_numbers"),
+        created_at=time_field(item, "created_at"),
+        updated_at=time_field(item, "updated_at"),
+        secret=text_field(item, "signing_secret"),
+    )
+
+
+def _texts(item: Json, name: str) -> tuple[str, ...]:
+    """The texts in a list; empty if there is no list."""
+    values = item.get(name)
+    texts = (text_field({name: value}, name) for value in (values if isinstance(values, list) else []))
+    return tuple(text for text in texts if text)
 
 
 def text_field(item: Json, name: str) -> str | None:

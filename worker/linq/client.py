@@ -10,7 +10,7 @@ import json
 import os
 import random
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from types import TracebackType
@@ -34,6 +34,7 @@ from worker.linq.answers import (
     NeverSent,
     PerhapsDone,
     RateLimited,
+    Subscription,
     excerpt,
     read_card,
     read_chat,
@@ -41,6 +42,7 @@ from worker.linq.answers import (
     read_line,
     read_list,
     read_message,
+    read_subscription,
     refusal,
 )
 from worker.linq.connection import Connection
@@ -57,6 +59,7 @@ READ_BACKOFF_SECONDS: Final = 0.5
 READ_PATIENCE_SECONDS: Final = 60.0
 """The longest Retry-After for which a read waits and tries again."""
 PAGE_SIZE: Final = 100
+SUBSCRIPTIONS: Final = "/v3/webhook-subscriptions"
 LARGEST_ANSWER: Final = 32 * 1024 * 1024
 LARGEST_ERROR: Final = 64 * 1024
 
@@ -106,7 +109,8 @@ class Linq:
             }
         )
         # Copied for each request without a body, such as a share: building one costs an eighth of a request.
-        self._bodiless = {name: httpx.Request(name, self._url, headers=self._headers) for name in ("GET", "POST")}
+        methods = ("GET", "POST", "DELETE")
+        self._bodiless = {name: httpx.Request(name, self._url, headers=self._headers) for name in methods}
         self._connect_seconds = min(CONNECT_SECONDS, timeout / 3)  # name, connection, tunnel and TLS together
         self._tls = _trusted() if self._url.scheme == "https" else None
         self._slots = asyncio.Semaphore(connections)
@@ -288,6 +292,42 @@ class Linq:
         """
         answer = await self._read("/v3/phone_numbers")
         return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]
+
+    async def subscribe(self, target_url: str, kinds: Sequence[str], lines: Sequence[str] = ()) -> Subscription:
+        """Let Linq send events of these kinds to a URL: those of some lines, or of all. The answer holds the secret.
+
+        Raises:
+            ChatRefused: Linq refuses the URL, an event or a number; a URL can be used once per account.
+            PerhapsDone: the secret did not arrive, and Linq does not tell it again.
+            LinqError: any other of the seven.
+        """
+        fields = {"target_url": target_url, "subscribed_events": list(kinds)}
+        body = {**fields, **({"phone_numbers": list(lines)} if lines else {})}
+        status, answer = await self._exchange("POST", SUBSCRIPTIONS, body=body)
+        document = read_json(answer)
+        subscription = read_subscription(document) if isinstance(document, dict) else None
+        if subscription is None or subscription.secret is None:  # the answer is not quoted: it may hold the secret
+            msg = "Linq's answer holds no subscription with a signing secret"
+            raise PerhapsDone(msg, status=status)
+        return subscription
+
+    async def subscriptions(self) -> list[Subscription]:
+        """The account's webhook subscriptions.
+
+        Raises:
+            LinqError: any of the seven, after retries where those can help.
+        """
+        items = read_list(await self._read(SUBSCRIPTIONS), "subscriptions")
+        return [subscription for item in items if (subscription := read_subscription(item)) is not None]
+
+    async def unsubscribe(self, subscription_id: str) -> None:
+        """Delete a webhook subscription. Its secret signs nothing any more.
+
+        Raises:
+            ChatRefused: 404, there is none with this id.
+            LinqError: any other of the seven.
+        """
+        await self._exchange("DELETE", f"{SUBSCRIPTIONS}/{_path_part(subscription_id)}")
 
     async def _pages(self, path: str, name: str) -> AsyncIterator[list[Json]]:
         cursor: str | None = None
