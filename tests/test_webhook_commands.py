@@ -78,7 +78,7 @@ async def test_subscribe_prints_id_and_secret_once(account: Account, settings: d
     assert (ended.code, ended.err) == (0, "")
     [made] = account.subscriptions.values()
     assert (made.target_url, made.subscribed_events, made.phone_numbers) == (FULL_URL, KINDS, (LINE,))
-    assert f"Subscribed: {made.id} sends 13 kinds of events to {FULL_URL} ({LINE})." in ended.out
+    assert f"Subscribed: {made.id}. Linq sends 13 kinds of events to {FULL_URL} ({LINE})." in ended.out
     assert re.findall(r"^  LINQ_WEBHOOK_SECRET=(.*)$", ended.out, re.MULTILINE) == [made.secret]
     assert ended.out.count(made.secret) == 1
     assert "does not show again" in ended.out

@@ -91,7 +91,7 @@ async def _subscribe(settings: "Settings", url: str, numbers: list[str], *, as_j
         passes.print_json({**_document(made), "signing_secret": made.secret})
         return 0
     passes.print_lines(
-        f"Subscribed: {made.id} sends {len(KINDS)} kinds of events to {_url(made)} ({_lines(made)}).",
+        f"Subscribed: {made.id}. Linq sends {len(KINDS)} kinds of events to {_url(made)} ({_lines(made)}).",
         "Its signing secret, which Linq does not show again; set it where 'share-worker serve' runs:",
         f"  LINQ_WEBHOOK_SECRET={made.secret}",
         "Or let LINQ_WEBHOOK_SECRET_FILE name a file that holds it. While an older secret is still in use, set both,",
@@ -187,7 +187,7 @@ async def _delete(settings: "Settings", found: "Subscription", *, as_json: bool)
     if as_json:
         passes.print_json({"deleted": _document(found)})
     else:
-        passes.print_lines(f"Deleted: {found.id} sends nothing to {_url(found)} any more.")
+        passes.print_lines(f"Deleted: {found.id}. Linq sends nothing to {_url(found)} for it any more.")
     return 0
 
 
