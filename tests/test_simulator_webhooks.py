@@ -180,6 +180,16 @@ def test_the_sdk_verifies_and_knows_each_event(account: Account, kind: str, chat
     assert set(unknown_fields(typed)) == chat_fields_without_a_model
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_worker_verifies_and_reads_each_event(account: Account, kind: str) -> None:
+    secret, now = new_secret(), utc_now()
+    headers, body = signed(make_event(account, kind, chat_id="chat", at=now), secret, now)
+    worker_webhooks.verify([secret], headers, body)
+    read_kind, event = worker_webhooks.read_event(body)
+    assert read_kind == kind
+    assert event is not None
+
+
 def test_the_times_of_a_message_tell_its_state(account: Account) -> None:
     now = utc_now()
     states = {}
