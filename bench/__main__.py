@@ -5,10 +5,10 @@ import asyncio
 import sys
 from typing import Final
 
-from bench import plans, profile, report, resources, scale, throughput
+from bench import plans, profile, report, resources, scale, throughput, webhooks
 from bench.stage import KINDS, Stage, staged
 
-PARTS: Final = ("throughput", "scale", "plans", "resources", "together", "profile")
+PARTS: Final = ("throughput", "scale", "plans", "resources", "together", "webhooks", "profile")
 
 
 def main() -> None:
@@ -48,6 +48,8 @@ def _measure(stage: Stage, part: str, *, rounds: int, history: bool) -> None:
             )
         case "together":
             report.put_together(stage, resources.together(stage))
+        case "webhooks":
+            report.put_webhooks(stage, webhooks.measure(stage))
         case _:
             report.put_profile(stage, {kind: profile.measure(stage, kind) for kind in KINDS})
 

@@ -1,11 +1,12 @@
 """Puts what was measured into docs/performance.md, between its markers; draws the picture; writes the plans."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import machine
+from bench import machine, webhooks
 from bench.measure import ENTRIES
 from bench.resources import Idle, Together
 from bench.scale import Size
@@ -101,6 +102,17 @@ def put_together(stage: Stage, speeds: Mapping[str, Together]) -> None:
         for place, found in speeds.items()
     ]
     put("together", [*lines, ""])
+
+
+def put_webhooks(stage: Stage, found: Mapping[str, webhooks.Taken]) -> None:
+    what = f"{webhooks.PER_SECOND} events a second, a pass of 20 requests a second in the same process"
+    lines = ["", stamp(replace(stage, client_core=None), what), ""]
+    lines += ["| | half took less than | 99 % | not taken | shares/s of the pass |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {kind} | {taken.half:.0f} ms | **{taken.most:.0f} ms** | {taken.refused} | {taken.shares_per_second:.1f} |"
+        for kind, taken in found.items()
+    ]
+    put("webhooks", [*lines, ""])
 
 
 def put_profile(stage: Stage, parts: Mapping[str, Mapping[str, float]]) -> None:

@@ -5,7 +5,7 @@
 One real process (`tests.long_lived`) serves a pass a day. Around it, each day, chats are added and written to, a card
 changes, Linq misbehaves, and now and then the database's sessions are cut. Its memory, open files, sockets, tasks and
 threads are printed day by day; the exit code is 1 if they grow, or if Linq was called twice in a chat and day.
-There are no webhooks in the worker yet, so none flow.
+No webhooks flow in it.
 """
 
 import argparse

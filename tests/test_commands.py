@@ -423,10 +423,11 @@ async def test_the_demo_shows_two_passes_and_no_second_call(tmp_path: Path) -> N
     folder = tmp_path / "shown"
     ended = await share_worker("demo", "--folder", str(folder))
     assert ended.code == 0, ended.err
+    assert re.search(r"^  new +400  not in the table before$", ended.out, re.MULTILINE), "it begins with an empty table"
     first, second = re.findall(r"^  shared +(\d+) ", ended.out, re.MULTILINE)
     assert int(first) > 100
     assert second == "0"
-    assert re.findall(r"^  chats +(\d+)$", ended.out, re.MULTILINE) == ["400", "400"]
+    assert re.findall(r"^  chats +(\d+)$", ended.out, re.MULTILINE) == ["400", "400", "400"]
     assert f"Linq counted {first} share calls after the first pass, and 0 in the second one." in ended.out
     assert str(folder / "share-worker.db") in ended.out
     with sqlite3.connect(folder / "share-worker.db") as connection:

@@ -8,7 +8,10 @@ import pytest
 from tests.test_docs import ROOT, section, table
 
 MATRIX = (ROOT / "docs" / "fault-matrix.md").read_text()
-PLACES = ["Cards call", "Share call", "Claim commit", "Record commit", "Run row", "Migration", "Heartbeat"]
+PLACES = [
+    *("Cards call", "Share call", "Claim commit", "Record commit", "Run row", "Migration", "Heartbeat"),
+    *("Sync", "Webhook"),
+]
 FAULTS = [
     "refused",
     "reset before the request",

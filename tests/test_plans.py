@@ -98,5 +98,5 @@ def test_the_plans_in_the_documents_use_indexes_that_there_are() -> None:
 def test_the_page_on_performance_names_indexes_and_plans_that_there_are() -> None:
     page = (DOCS / "performance.md").read_text()
     assert set(re.findall(r"\b(?:ix|pk)_\w+", page)) <= KNOWN
-    for marker in ("throughput", "scale", "resources", "together", "profile", "versions"):
+    for marker in ("throughput", "scale", "resources", "together", "webhooks", "profile", "versions"):
         assert len(page.partition(f"<!-- {marker} -->")[2].partition(f"<!-- /{marker} -->")[0]) > 10, marker

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,11 +25,13 @@ from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import db
 from worker.clock import SystemClock
+from worker.linq.webhooks import KINDS
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
 from worker.simulator.server import serving
 from worker.web.server import serving_app
+from worker.web.webhooks import PATH
 
 
 class Served:
@@ -166,6 +169,8 @@ async def test_its_pages_say_that_it_is_alive_ready_and_what_it_counts(linq: Sce
     assert "+1555" not in page.text
     assert "chat" not in re.sub(r"share_worker_chats|[Cc]hats", "", page.text.replace("# HELP", ""))
     assert (await served.get("/admin")).status_code == 404
+    async with httpx.AsyncClient() as client:
+        assert (await client.post(f"{served.url}{PATH}", json={})).status_code == 404, "no secret, no webhooks"
     assert "no-store" in ready.headers["cache-control"]
 
 
@@ -246,6 +251,38 @@ async def test_after_a_pass_it_removes_what_is_older_than_it_is_told_to_keep(
     assert (pruned["attempts"], pruned["runs"]) == (1, 0)
     assert (await served.end()).code == 0
     assert await linq.outcomes() == {"chat": "shared"}
+
+
+async def test_it_takes_webhooks_while_a_pass_runs(linq: Scene, serve: Begin) -> None:
+    for number in range(40):
+        await linq.add_chat(f"chat-{number:02}")
+    linq.account.add_fault(Fault(path="share", delay_seconds=0.05))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    subscription = linq.account.subscribe(f"http://127.0.0.1:{port}{PATH}", KINDS, [])
+    served: Served = await serve(  # type: ignore[misc] # a coroutine of one
+        **earlier_today(), HTTP_PORT=str(port), LINQ_WEBHOOK_SECRET=subscription.secret, SHARE_CONCURRENCY="2"
+    )
+    await until(lambda: len(linq.called()) >= 5)
+    assert len(linq.called()) < 40
+    order = {"kind": ["message.sent", "message.delivered"], "chat_id": "chat-39", "times": 2, "reversed": True}
+    async with httpx.AsyncClient(base_url=linq.base_url, timeout=30) as client:
+        told = (await client.post("/_simulator/events", json=order)).json()["deliveries"]
+        assert [each["status"] for each in told] == [204] * 4
+        broken = order | {"kind": "message.received", "broken": "signature"}
+        assert (await client.post("/_simulator/events", json=broken)).json()["deliveries"][0]["status"] == 401
+        stop = {"kind": "message.received", "chat_id": "chat-38"}
+        assert (await client.post("/_simulator/events", json=stop)).json()["deliveries"][0]["status"] == 204
+    async with db.read(linq.engine) as connection:
+        columns = "SELECT last_outbound_at, last_inbound_at FROM chats WHERE id = "
+        outbound, inbound = (await connection.execute(text(f"{columns}'chat-39'"))).one()
+        assert outbound is not None
+        assert inbound is None, "what was not signed says nothing"
+        assert (await connection.execute(text(f"{columns}'chat-38'"))).one()[1] is not None
+    await served.until("pass.ended", status="completed")
+    assert sorted(linq.called()) == sorted(linq.account.chats), "each once"
+    assert (await served.end()).code == 0
 
 
 @sqlite_only

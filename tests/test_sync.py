@@ -219,6 +219,16 @@ async def test_ten_failures_in_a_row_end_the_sync(scene: Scene) -> None:
 
 
 @sqlite_only
+async def test_a_database_that_fails_ends_the_sync_in_one_line(live: Scene, settings: dict[str, str]) -> None:
+    await live.add_chat("chat")
+    async with db.write(live.engine) as connection:
+        await connection.exec_driver_sql("ALTER TABLE share_attempts RENAME TO away")
+    ended = await share_worker("chats", "sync", **settings)
+    assert ended.code == 1
+    assert "share_attempts" in ended.err.splitlines()[-1]
+    assert ended.err.splitlines()[-1].startswith("share-worker: the sync is not complete: the database ")
+
+
 async def test_errors_now_and_then_do_no_harm(scene: Scene) -> None:
     put(scene, *numbered(300))
     scene.account.add_fault(Fault("*", status=500, probability=0.02))

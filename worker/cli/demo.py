@@ -1,4 +1,4 @@
-"""The worker at work without a key: a simulated account, its chats in a SQLite file, and two passes over them."""
+"""The worker at work without a key: a simulated account, a sync of its chats into a SQLite file, and two passes."""
 
 import asyncio
 import sys
@@ -11,11 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
 from worker.chats import facts
+from worker.chats.sync import Synced, sync_chats
 from worker.cli.output import passes
+from worker.cli.output import sync as sync_output
 from worker.cli.output.progress import progress
 from worker.clock import SystemClock
 from worker.errors import UsageError, WorkerError
 from worker.linq.client import Linq
+from worker.linq.read_pace import ReadPace
 from worker.logs import configure_logging
 from worker.outcomes import PassResult, Trigger
 from worker.rules.eligibility import Rules
@@ -50,14 +53,16 @@ async def show(folder: Path | None, *, stop: asyncio.Event) -> int:
     with db.one_line_errors(url):
         async with db.opened(url, create=True) as engine, serving(account) as base_url:
             await db.migrate(engine)
-            async with db.write(engine) as connection:
-                await facts.add_chats(connection, known_chats(account))
             passes.print_lines(
                 f"A simulated Linq answers on {base_url}; its account has {len(account.cards)} cards.",
-                f"A partner's table 'chats' holds {CHATS} chats of every kind, in {file}.",
+                f"The table 'chats' in {file} is empty.",
                 "",
-                "First pass: everyone who is due.",
+                "First the chats are read from Linq.",
             )
+            await _sync(engine, account, base_url, stop)
+            if stop.is_set():
+                return 1
+            passes.print_lines("", "First pass: everyone who is due.")
             await _one_pass(engine, account, base_url, stop)
             if stop.is_set():
                 return 1
@@ -89,6 +94,16 @@ def known_chat(chat: Chat) -> facts.KnownChat:
         last_inbound_at=chat.last_inbound_at,
         health_status=chat.health_status,
     )
+
+
+async def _sync(engine: AsyncEngine, account: Account, base_url: str, stop: asyncio.Event) -> None:
+    clock, done = SystemClock(), Synced()
+    began = clock.monotonic()
+    pace = ReadPace(0, clock)
+    async with Linq(account.api_key, base_url=base_url, pace=pace) as linq:
+        with sync_output.progress(done, 0, shown=sys.stderr.isatty()) as show:
+            await sync_chats(engine, linq, done, concurrency=20, clock=clock, stop=stop, watch=show)
+    passes.print_lines(*sync_output.synced_lines(done, requests=pace.reads, seconds=clock.monotonic() - began))
 
 
 async def _one_pass(engine: AsyncEngine, account: Account, base_url: str, stop: asyncio.Event) -> PassResult:
@@ -133,11 +148,11 @@ def _what_next(file: Path) -> list[str]:
         f"  DATABASE_URL=sqlite:///{file} {typed} attempts",
         f"  DATABASE_URL=sqlite:///{file} {typed} status",
         "",
-        "With a real key, and your own chats in the table:",
+        "With a real key:",
         "  export LINQ_API_KEY=...",
         "  export DATABASE_URL=sqlite:///share-worker.db   # or postgresql://...",
-        f"  {typed} migrate         # makes the tables; fill 'chats' with your own SQL",
+        f"  {typed} chats sync      # makes the tables, and reads your chats from Linq",
         f"  {typed} check           # is everything there?",
-        f"  {typed} run --dry-run   # who would be called, and why others not",
+        f"  {typed} run --dry-run   # who would be shared with, and why others not",
         f"  {typed} run             # one pass; or 'serve', for months",
     ]

@@ -27,6 +27,9 @@ ANSWER_SECONDS: Final = 8.0
 MOST_AT_ONCE: Final = 200
 """Events in one transaction."""
 
+GATHERING_SECONDS: Final = 0.01
+"""How long events are waited for before they are written together: a pass needs the database too."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -120,6 +123,7 @@ class Inbox:
 
     async def _write_all(self) -> None:
         while self._waiting:
+            await self._clock.sleep(GATHERING_SECONDS)
             batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
             try:
                 async with db.write(self._engine) as connection:
