@@ -61,7 +61,7 @@ jumps = st.sampled_from(MINUTES[1:] + tuple(-minutes for minutes in MINUTES[1:])
 changes = st.sampled_from(
     (
         *("new chat", "new chat", "new chat", "outbound message", "paused", "unpaused", "unpaused", "forgotten"),
-        *("active", "active", "active", "inactive", "none", "clock jumps", "clock jumps", "migrate"),
+        *("active", "active", "active", "inactive", "none", "clock jumps", "clock jumps", "migrate", "facts"),
     )
 )
 HOW_LINQ_MISBEHAVES: tuple[dict[str, Any], ...] = (
@@ -101,6 +101,7 @@ EVENTS: dict[Event, tuple[float, ...]] = {
     "card": (0,),
     "pause": (0,),
     "migrate": (0,),
+    "facts": (0,),
 }
 strikes = st.builds(
     lambda at, number, event, by: Strike(at, number, event, EVENTS[event][by % len(EVENTS[event])]),
@@ -255,6 +256,8 @@ class Torture(RuleBasedStateMachine):
                 world.jump(by)
             case "migrate":
                 self.runner.run(world.migrate())
+            case "facts":
+                self.runner.run(world.facts_come_in())
 
     @rule(changed=st.lists(st.tuples(changes, st.integers(0, 9), jumps), max_size=2), later=spans, move=moves)
     def a_pass(self, changed: list[tuple[str, int, timedelta]], later: int, move: Move) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,9 +24,12 @@ from tests.judge import FORCED, Judge, Row, Witnessed, open_ledger
 from tests.lies import Time, WorkerClock
 from tests.trouble import Near, Reach, reaching
 from worker import db
+from worker.chats.events import apply_events
+from worker.chats.sync import Synced, sync_chats
 from worker.db import faults
 from worker.db.tables import chats
 from worker.linq.client import Linq
+from worker.linq.webhooks import MessageEvent
 from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
 from worker.rules.eligibility import LINQ_PAUSE, Rules, moment, source, verdict
 from worker.sharing.calls import FRESH_SECONDS
@@ -48,7 +51,7 @@ LITTLE_PATIENCE: Final = 0.2
 """Seconds that a locked SQLite file is waited for, where it is locked on purpose."""
 
 Event = Literal[
-    "jump", "freeze", "second", "away", "cut", "unsaid", "stop", "cancel", "card", "pause", "migrate", "kill"
+    "jump", "freeze", "second", "away", "cut", "unsaid", "stop", "cancel", "card", "pause", "migrate", "facts", "kill"
 ]
 TROUBLE: Final[frozenset[Event]] = frozenset({"away", "cut", "unsaid"})
 """Events after which a pass may fail, or leave claims that it could not finish."""
@@ -166,6 +169,33 @@ class World:
         """Somebody runs `migrate`."""
         async with db.opened(db.parse_url(self._database_url)) as engine:
             await db.migrate(engine)
+
+    async def facts_come_in(self) -> None:
+        """Webhooks tell of every chat, twice and the newest first; then a sync reads the account."""
+        now = self.time.now()
+        told = [
+            MessageEvent(
+                chat_id=chat.id,
+                message_id=f"{chat.id}-{at}",
+                at=at,
+                is_outbound=at != now,
+                has_arrived=True,
+                is_group=chat.is_group,
+                sender=None,
+                health_status=chat.health_status,
+                health_updated_at=chat.created_at,
+            )
+            for chat in list(self.judge.chats.values())
+            for at in (now, chat.last_outbound_at, now)
+            if at is not None
+        ]
+        clock = WorkerClock(self.time, lambda: self.error, lambda: None)
+        linq = Linq(self.judge.api_key, base_url=self.base_url, clock=clock)
+        async with db.opened(db.parse_url(self._database_url)) as engine, linq:
+            with suppress(SQLAlchemyError):  # a trouble of the database may come at the same time
+                async with db.write(engine) as connection:
+                    await apply_events(connection, told, clock.now())
+                await sync_chats(engine, linq, Synced(), concurrency=3, clock=clock, stop=asyncio.Event())
 
     # Passes
 
@@ -314,8 +344,8 @@ class World:
                 self.set_card(LINES[0], "inactive")
             case "pause":
                 self._do(asyncio.to_thread(self.pause, min(self.judge.chats), on=True))
-            case "migrate":
-                self._do(self.migrate())
+            case "migrate" | "facts":
+                self._do(self.migrate() if strike.event == "migrate" else self.facts_come_in())
 
     async def _second(self, work: Work, differs_by: timedelta) -> None:
         """Another worker on another machine, told to do the same; its clock differs."""
@@ -442,7 +472,7 @@ class World:
         sent = chat.last_outbound_at
         facts = {
             "paused": chat_id in self._paused,
-            "missing": 404 in told,
+            "missing": 404 in told or chat_id not in self.judge.chats,
             "not_imessage": chat.service != "iMessage",
             "no_outbound": sent is None,
             "opted_out": 403 in told,
