@@ -144,7 +144,7 @@ async def test_a_dry_run_with_a_limit_counts_as_it_says(live: Scene, settings: d
     assert f"It is outside of SHARE_HOURS, {closed}: a pass shares with nobody before " in outside.out
     refused = await share_worker("run", **settings, SHARE_HOURS=closed)
     assert refused.code == 1
-    assert f"why: it is outside of SHARE_HOURS, {closed} (UTC)" in refused.out
+    assert f"why: it is outside of SHARE_HOURS, {closed} (UTC), which begin " in refused.out
     assert live.called() == []
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import assembly, db
-from worker.db.tables import chats, contact_cards, share_attempts
+from worker.db.tables import chats, contact_cards, lines, share_attempts
 from worker.rules.eligibility import Rules, Verdict, as_read, count_verdicts, due_ids, moment, source, verdict
 from worker.settings import Settings
 from worker.sharing.candidates import Due
@@ -330,3 +330,19 @@ async def test_the_last_hours_are_seen_however_far_east_the_worker_moves(
         engine, [row("chat", last_outbound_at=made)], [attempt("chat", made.astimezone(last).date(), "rejected", made)]
     )
     assert await only(engine, Rules(timezone=first, min_hours=23), now) == "too_soon"
+
+
+@pytest.mark.parametrize(
+    ("status", "days", "verdict_"),
+    [("FLAGGED", 6, "line_resting"), ("flagged", 8, "due"), ("ACTIVE", 1, "due"), ("FLAGGED", None, "line_resting")],
+)
+async def test_a_line_that_a_webhook_told_as_flagged_rests_for_a_week_at_most(
+    engine: AsyncEngine, status: str, days: int | None, verdict_: str
+) -> None:
+    """The word that it is over may be lost."""
+    await add(engine, [row("chat")])
+    changed_at = None if days is None else NOW - timedelta(days=days)
+    line = {"phone_number": ACTIVE, "status": status, "status_changed_at": changed_at, "checked_at": NOW}
+    async with db.write(engine) as connection:
+        await connection.execute(insert(lines), [line])
+        assert await verdicts(connection, Rules()) == {"chat": verdict_}

@@ -339,13 +339,18 @@ async def test_a_taken_address_is_said_in_one_line(linq: Scene, serve: Begin, da
     [
         ("SHARE_SCHEDULE", "0 25 * * *", "SHARE_SCHEDULE is '0 25 * * *'; it must be a crontab expression"),
         ("SHARE_SCHEDULE", "5/15 * * * *", "('5/15' is no minute)"),
+        (
+            "SHARE_HOURS",
+            "11:00-11:01",
+            "SHARE_SCHEDULE '30 12 * * *' leads to no pass in SHARE_HOURS 11:00-11:01",
+        ),
         ("HTTP_HOST", "example", "HTTP_HOST is 'example'; it must be an IP address"),
         ("HTTP_PORT", "http", "HTTP_PORT is 'http'"),
         ("HEARTBEAT_URL", "planted-beat", "HEARTBEAT_URL must be an http"),
     ],
 )
 async def test_a_wrong_setting_ends_it_with_2_and_one_line(setting: str, value: str, sign: str) -> None:
-    ended = await share_worker("serve", LINQ_API_KEY=KEY, **{setting: value})
+    ended = await share_worker("serve", **{"LINQ_API_KEY": KEY, "SHARE_SCHEDULE": "30 12 * * *", setting: value})
     assert ended.code == 2
     (line,) = ended.err.splitlines()
     assert sign in line

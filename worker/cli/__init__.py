@@ -98,7 +98,7 @@ def _give_up(stream: TextIO) -> None:
 
 def _usage_error(error: TyperException) -> str:
     """One line about a wrong command line, with the command that explains the right one."""
-    said = " ".join(error.format_message().split()).rstrip(".")
+    said = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     path = getattr(getattr(error, "ctx", None), "command_path", "share-worker")
     return f"{said[:1].lower()}{said[1:]}; see '{path} --help'"
 

@@ -146,7 +146,8 @@ async def _work(
         msg = f"it was told to stop; {sum(counts.values()):,} chats are done, the others are not"
         raise PartlyDone(msg)
     if unknown := counts[pause.PauseState.UNKNOWN]:
-        msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown; the others are done"
+        others = "; the others are done" if unknown < len(ids) else ""
+        msg = f"{unknown:,} of {len(ids):,} ids {'is' if unknown == 1 else 'are'} unknown{others}"
         raise PartlyDone(msg)
     return 0
 

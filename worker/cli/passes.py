@@ -42,7 +42,8 @@ def run(
     you like, also at the same time: a chat is called at most once per share day. Ctrl-C or SIGTERM ends it cleanly:
     calls in flight are finished and recorded.
 
-    Exit code 0: everyone who was due was attempted. 1: the pass was stopped or failed, and says why. 2: wrong usage.
+    Exit code 0: everyone who was due was attempted, or N of them with --limit; chats of a line that rests wait. 1: the
+    pass was stopped or failed, and says why. 2: wrong usage.
     """
     settings = read_settings(default_level="error" if quiet else quiet_on_a_terminal())
     if dry_run:
@@ -61,7 +62,8 @@ def serve(
     was stopped is taken up again, after growing pauses, until the day ends. Any number of processes may serve one
     PostgreSQL: they share the work.
 
-    Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics. SIGTERM or Ctrl-C ends it after the calls in flight.
+    Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics, and with LINQ_WEBHOOK_SECRET
+    /webhooks/linq. SIGTERM or Ctrl-C ends it after the calls in flight.
     """
     finish(_serve(read_settings(), migrates=not no_migrate, now=now))
 

@@ -125,6 +125,8 @@ def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
         if stop.is_set():
             _end_at_once("told to stop twice", 128 + number)
         stop.set()
+        if sys.stderr.isatty():
+            complain("ending; what is under way is finished first (once more ends it at once)")
         if drain_seconds is not None:
             longest = drain_seconds + min(drain_seconds, LAST_STEPS_SECONDS)
             loop.call_later(longest, _end_at_once, f"told to stop {longest:g} s ago, and not done", 1)

@@ -77,6 +77,7 @@ async def _sync(settings: "Settings", wanted: list[str], *, as_json: bool, migra
         else:
             passes.print_lines(*output.synced_lines(done, requests=pace.reads, seconds=seconds))
     if not done.complete:
-        msg = f"the sync is not complete: {done.reason}; what was read is in, the next sync goes on from there"
+        rest = "; what was read is in, the next sync goes on from there" if done.chats else ""
+        msg = f"the sync is not complete: {done.reason}{rest}"
         raise PartlyDone(msg) if has_result else WorkerError(msg)
     return 0

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.chats import facts
-from worker.rules.eligibility import LINE_REST, STORED, LineTables, Rules, line_rests, moment
+from worker.rules.eligibility import FLAG_REST, LINE_REST, STORED, LineTables, Rules, line_rests, moment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +17,7 @@ class RestingLine:
     phone_number: str
     why: str
     until: datetime | None
-    """When one request tries a line that Linq refused again; None: when Linq says better of the line."""
+    """When the rest ends if Linq says nothing new; None: when Linq says better of the line."""
     chats: int
 
 
@@ -35,8 +35,10 @@ async def resting_lines(
         until = row["refused_at"] + LINE_REST if row["refused_at"] else None
         why = "Linq refused it (403/2027)"
         if until is None or until <= now:
-            is_flagged = str(row["status"] or "").upper() == "FLAGGED"
-            why, until = "it is FLAGGED" if is_flagged else f"its reputation is {row['reputation']}", None
+            why, until = f"its reputation is {row['reputation']}", None
+            if str(row["status"] or "").upper() == "FLAGGED":
+                why = "Linq flagged it"
+                until = row["status_changed_at"] + FLAG_REST if row["status_changed_at"] else None
         number = row["phone_number"]
         resting.append(RestingLine(phone_number=number, why=why, until=until, chats=chats_of.get(number, 0)))
     return resting

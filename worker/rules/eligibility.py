@@ -57,7 +57,7 @@ class Verdict(Word):
     OPTED_OUT = "opted_out", "the recipient opted out"
     NO_CARD = "no_card", "the line has no contact card"
     CARD_INACTIVE = "card_inactive", "the line's contact card is not active"
-    LINE_RESTING = outcomes.LINE_RESTING, "the line rests: Linq refused it, or its reputation is low"
+    LINE_RESTING = outcomes.LINE_RESTING, "the line rests: Linq refused or flagged it, or its reputation is low"
     ALREADY_TODAY = "already_today", "shared, or perhaps shared, or refused on this share day"
     TOO_SOON = "too_soon", "SHARE_MIN_HOURS or SHARE_EVERY_DAYS is not over, or the number is blocked"
     CAP_REACHED = "cap_reached", "SHARE_MAX_PER_CHAT shares made"
@@ -77,6 +77,9 @@ LINQ_PAUSE: Final = timedelta(minutes=5)
 
 LINE_REST: Final = timedelta(hours=1)
 """How long a line rests after Linq refused it any new activity (403/2027)."""
+
+FLAG_REST: Final = timedelta(days=7)
+"""How long a line rests after a webhook told that it is FLAGGED, if none tells that this is over: events get lost."""
 
 BLOCKED_PAUSE: Final = timedelta(days=7)
 """How long a chat is not asked for again after Linq said that the account blocked its number (403/2026)."""
@@ -141,6 +144,7 @@ def moment(rules: Rules, now: datetime) -> dict[str, date | datetime]:
         "moment_linq_pause": now - LINQ_PAUSE,
         "moment_active": now - timedelta(days=rules.active_days),
         "moment_refused": now - LINE_REST,
+        "moment_flagged": now - FLAG_REST,
         "moment_blocked": now - BLOCKED_PAUSE,
         "moment_blocked_day": _day_before(now - BLOCKED_PAUSE),
     }
@@ -205,7 +209,8 @@ def settings_rules(rules: Rules) -> list[tuple[Verdict, ColumnElement[bool]]]:
 def line_rests(rules: Rules, known_lines: FromClause = lines) -> ColumnElement[bool]:
     """True for a row of `lines` whose line rests; not true if nothing is known of the line."""
     refused = and_(known_lines.c.refused_at.is_not(None), known_lines.c.refused_at > time_of("refused"))
-    flagged = _says(known_lines.c.status, "FLAGGED")
+    is_recent = func.coalesce(known_lines.c.status_changed_at > time_of("flagged"), true())
+    flagged = and_(_says(known_lines.c.status, "FLAGGED"), is_recent)
     if rules.skip_lines_at is None:
         return or_(refused, flagged)
     reputations = WORST_FIRST[: WORST_FIRST.index(rules.skip_lines_at) + 1]
@@ -248,7 +253,7 @@ def as_read(activity: Mapping[str, bool], read_lines: Sequence[Line] | None) -> 
     )
     stored = lines.alias("stored")
     joined = fresh.outerjoin(stored, stored.c.phone_number == fresh.c.phone_number)
-    columns = (*(fresh.c[name] for name in names), stored.c.status, stored.c.refused_at)
+    columns = (*(fresh.c[name] for name in names), stored.c.status, stored.c.status_changed_at, stored.c.refused_at)
     return LineTables(cards=cards, lines=select(*columns).select_from(joined).cte("known_lines"))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -13,8 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import assembly, db
 from worker.clock import Clock, unless_stopped
-from worker.errors import WorkerError
+from worker.errors import UsageError, WorkerError
 from worker.outcomes import PassResult, Trigger
+from worker.questions.explain import first_pass
+from worker.rules.eligibility import Rules
+from worker.rules.schedule import Schedule
 from worker.service.inbox import Inbox
 from worker.service.metrics import Metrics
 from worker.service.pruning import Pruning
@@ -43,8 +47,10 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
 
     Raises:
         WorkerError: the address is taken, the key is missing, or the database's schema cannot be used.
+        UsageError: no time of the schedule falls into SHARE_HOURS, or leads to them that day.
     """
     schedule, rules = assembly.schedule(settings), assembly.rules(settings)
+    following = _first_pass(rules, schedule, clock.now())
     metrics = Metrics(CollectorRegistry())
     linq = assembly.linq(settings, clock)
     heartbeat = assembly.heartbeat(settings)
@@ -100,16 +106,16 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             except OSError as error:
                 msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
                 raise WorkerError(msg) from error
-            log.info("serve.listening", url=base_url)
+            log.info("serve.listening", url=base_url, webhooks=bool(webhooks))
             if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
                 return 0
             clockwork.start()
-            following = schedule.after(clock.now())
             log.info(
                 "serve.started",
                 schedule=schedule.expression,
                 timezone=str(schedule.timezone),
-                next=following.isoformat() if following else None,
+                hours=str(rules.hours) if rules.hours else None,
+                next=following.isoformat(),
             )
             if now:
                 await scheduler.start_now()
@@ -124,6 +130,19 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
                 await looking
     log.info("serve.ended")
     return 0
+
+
+def _first_pass(rules: Rules, schedule: Schedule, now: datetime) -> datetime:
+    """When the first scheduled pass shares.
+
+    Raises:
+        UsageError: never.
+    """
+    following = first_pass(rules, schedule, now)
+    if following is None:
+        msg = f"SHARE_SCHEDULE {schedule.expression!r} leads to no pass in SHARE_HOURS {rules.hours}; change one"
+        raise UsageError(msg)
+    return following
 
 
 async def _prepare(engine: AsyncEngine, *, clock: Clock, stop: asyncio.Event, migrates: bool) -> bool:

@@ -25,11 +25,12 @@ from worker.ledger.attempts import Recorded
 from worker.linq.answers import CardInactive, ErrorCode, LineRefused, LinqError, NeverSent, PerhapsDone
 from worker.linq.client import Linq
 from worker.outcomes import Answer, Claim, Outcome, RunStatus, Tally
-from worker.rules.eligibility import Rules
+from worker.rules.eligibility import LINE_REST, Rules
 from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Brake, Limits, LineLimits, Pace
 from worker.sharing.walk import Walk
 from worker.sharing.watch import ProgressLog, Watch
+from worker.text import minute
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class _Finished:
     """A request that is over: what to record, and Linq's error, if any."""
 
     recorded: Recorded
+    line: str
     error: LinqError | None
     milliseconds: float
     line_accepted: bool
@@ -216,6 +218,7 @@ class ShareLoop:
         self._finished.append(
             _Finished(
                 recorded=Recorded(claim=claim, answer=answer, finished_at=self._clock.now()),
+                line=line,
                 error=error,
                 milliseconds=round(1000 * (ended - started), 1),
                 line_accepted=self.lines.ended(line, shared=error is None),
@@ -238,7 +241,9 @@ class ShareLoop:
             answer = Answer(outcome=Outcome.UNSENT, error_message="the worker had to end before the request began")
             recorded = Recorded(claim=claim, answer=answer, finished_at=self._clock.now())
             self.lines.ended(line, shared=False)
-            self._finished.append(_Finished(recorded=recorded, error=None, milliseconds=0.0, line_accepted=False))
+            self._finished.append(
+                _Finished(recorded=recorded, line=line, error=None, milliseconds=0.0, line_accepted=False)
+            )
         self._news.set()
 
     def _report(self, request: _Finished) -> None:
@@ -259,6 +264,9 @@ class ShareLoop:
             trace_id=answer.trace_id,
             ms=request.milliseconds,
         )
+        if isinstance(request.error, LineRefused):
+            until = request.recorded.finished_at + LINE_REST
+            log.warning("line.refused", line=request.line, until=until.isoformat(), reason=str(request.error))
         self._progress.answered(answer)
         self._watch.answered(answer, request.milliseconds / 1000)
 
@@ -317,7 +325,8 @@ class ShareLoop:
         if self._rules.share_day(now) != self._day:
             return f"its share day, {self._day}, is over"
         if not self._rules.is_open(now):
-            return f"it is outside of SHARE_HOURS, {self._rules.hours} ({self._rules.timezone})"
+            opening = minute(self._rules.opening(now), self._rules.timezone)
+            return f"it is outside of SHARE_HOURS, {self._rules.hours} ({self._rules.timezone}), which begin {opening}"
         self.last_look = now
         return None
 

@@ -85,7 +85,9 @@ def due_finding(counts: Mapping[Verdict, int]) -> Finding:
     """How many chats are due, and how many are not by which verdict."""
     total = sum(counts.values())
     if not total:
-        return Finding(state="note", about="chats", found="the table 'chats' is empty: there is no chat to share with")
+        return Finding(
+            state="note", about="chats", found="the table 'chats' is empty; 'share-worker chats sync' fills it"
+        )
     due = f"{counts.get(Verdict.DUE, 0):,} of {total:,} are due now"
     others = ", ".join(f"{count:,} {name.value}" for name, count in counts.items() if name is not Verdict.DUE)
     return Finding(state="ok", about="chats", found=f"{due}; {others}" if others else due)

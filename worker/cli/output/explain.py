@@ -18,10 +18,10 @@ NEEDED: Final = {
     Verdict.MISSING: "Linq knows the chat again ('share-worker chats restore' empties missing_at)",
     Verdict.NOT_IMESSAGE: "its service is iMessage and its line is not an RCS line",
     Verdict.NO_OUTBOUND: "an outbound message is known",
-    Verdict.OPTED_OUT: "the recipient writes again and health_status is not OPTED_OUT",
+    Verdict.OPTED_OUT: "the recipient writes again, and health_status is no longer OPTED_OUT",
     Verdict.NO_CARD: "its line has a contact card",
     Verdict.CARD_INACTIVE: "its line's contact card is active",
-    Verdict.LINE_RESTING: "Linq reports the line as healthy, or SHARE_SKIP_LINES_AT allows its reputation",
+    Verdict.LINE_RESTING: "Linq no longer flags the line, and SHARE_SKIP_LINES_AT allows its reputation",
     Verdict.CAP_REACHED: "SHARE_MAX_PER_CHAT allows more shares",
     Verdict.DORMANT: "there is a newer outbound message",
     Verdict.GROUP_EXCLUDED: "SHARE_INCLUDE_GROUPS is true",
@@ -170,7 +170,7 @@ def _shares(count: int) -> str:
 def _fields(row: Mapping[str, object], zone: tzinfo, width: int | None, *, without: str) -> Iterator[str]:
     for name, value in row.items():
         if name != without:
-            yield from labelled(f"  {name:<16}  ", _value_text(value, zone), width)
+            yield from labelled(f"  {name:<17}  ", _value_text(value, zone), width)
 
 
 def _value_text(value: object, zone: tzinfo) -> str:

@@ -43,7 +43,9 @@ def status_lines(status: Status, rules: Rules, *, about: str, schedule: str, wid
         "hours": _hours(rules, now),
         "running": "; ".join(running) or "no pass",
         "today": f"{status.share_day}: {_outcomes(status.today)}",
-        "due now": f"{status.due:,} of {status.chats:,} chats{seen_at}",
+        "due now": f"{status.due:,} of {status.chats:,} chats{seen_at}"
+        if seen_at
+        else f"not known before the first pass; 'share-worker check' asks Linq ({chat_count(status.chats)})",
         "stale": f"{status.stale_claims:,} claims of dead workers{settled}",
         "cards": _cards(status.cards),
         "resting": _resting(status.resting, zone),
@@ -138,4 +140,6 @@ def _cards(cards: LineCards) -> str:
         return f"{text}; every line with chats has one"
     lines = [f"{line} ({chat_count(count)})" for line, count in cards.without.items()]
     hidden = len(lines) - LINES_SHOWN
-    return f"{text}; none for {', '.join(lines[:LINES_SHOWN])}" + (f" and {hidden:,} more lines" if hidden > 0 else "")
+    return f"{text}; no active one for {', '.join(lines[:LINES_SHOWN])}" + (
+        f" and {hidden:,} more lines" if hidden > 0 else ""
+    )
