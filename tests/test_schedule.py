@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from worker.rules.hours import Hours
 from worker.rules.schedule import Schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -154,3 +155,40 @@ def test_of_several_times_a_day_the_latest_that_has_come_counts() -> None:
     fire = schedule.latest_on(date(2026, 7, 1), noon)
     assert fire == datetime(2026, 7, 1, 9, tzinfo=BERLIN)
     assert schedule.latest_on(date(2026, 7, 2), noon) is None
+
+
+# SHARE_HOURS
+
+
+@pytest.mark.parametrize(
+    ("written", "at", "is_open"),
+    [
+        ("09:00-21:00", "08:59:59", False),
+        ("09:00-21:00", "09:00:00", True),
+        ("09:00-21:00", "20:59:59", True),
+        ("09:00-21:00", "21:00:00", False),
+        ("20:00-02:00", "19:59:59", False),
+        ("20:00-02:00", "20:00:00", True),
+        ("20:00-02:00", "01:59:59", True),
+        ("20:00-02:00", "02:00:00", False),
+        ("22:00-24:00", "23:59:59", True),
+        ("22:00-24:00", "00:00:00", False),
+    ],
+)
+def test_the_hours_begin_with_their_first_minute_and_end_before_their_last(
+    written: str, at: str, is_open: bool
+) -> None:
+    moment = datetime.fromisoformat(f"2026-03-10T{at}").replace(tzinfo=BERLIN)
+    assert Hours.parse(written).contain(moment, BERLIN) is is_open
+
+
+@pytest.mark.parametrize(
+    ("at", "opens"),
+    [
+        ("2026-03-28T22:00+01:00", "2026-03-29T03:00+02:00"),  # 02:30 does not come: the gap ends at 03:00
+        ("2026-10-24T22:00+02:00", "2026-10-25T02:30+02:00"),  # 02:30 comes twice: the first one
+    ],
+)
+def test_hours_that_daylight_saving_skips_begin_at_the_end_of_the_gap(at: str, opens: str) -> None:
+    hours = Hours.parse("02:30-04:00")
+    assert hours.opening(datetime.fromisoformat(at), BERLIN) == datetime.fromisoformat(opens)
