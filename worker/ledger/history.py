@@ -115,16 +115,12 @@ async def latest_runs(connection: AsyncConnection, at_most: int) -> list[Run]:
 
 async def last_ended_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that has ended."""
-    ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value)
-    latest = await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
-    return latest[0] if latest else None
+    return await _latest_run(connection, runs.c.status != RunStatus.RUNNING.value)
 
 
 async def last_scheduled_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that began at a scheduled time."""
-    scheduled = select(runs).where(runs.c.trigger == Trigger.SCHEDULE.value)
-    latest = await _runs(connection, scheduled.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
-    return latest[0] if latest else None
+    return await _latest_run(connection, runs.c.trigger == Trigger.SCHEDULE.value)
 
 
 async def running_runs(connection: AsyncConnection) -> list[Run]:
@@ -225,6 +221,12 @@ async def _day_before(engine: AsyncEngine, wanted: AttemptFilter, day: date | No
     async with db.read(engine) as connection:
         day_before: date | None = (await connection.execute(latest)).scalar()
         return day_before
+
+
+async def _latest_run(connection: AsyncConnection, condition: ColumnElement[bool]) -> Run | None:
+    matching = select(runs).where(condition)
+    latest = await _runs(connection, matching.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
+    return latest[0] if latest else None
 
 
 async def _runs(connection: AsyncConnection, statement: Select[*tuple[object, ...]]) -> list[Run]:
