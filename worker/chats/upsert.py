@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import (
     ColumnElement,
     Dialect,
+    Executable,
     FromClause,
     Text,
     and_,
@@ -25,13 +26,13 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import JSON
 
 from worker.chats.rows import TIMES, Row, Value
 from worker.clock import CLOCK_ERROR
+from worker.db.inserts import insert_into
 from worker.db.partner_values import utc
 from worker.db.tables import UtcTime, chats
 from worker.db.text_list import TextList, is_one_of
@@ -82,7 +83,7 @@ async def _store(connection: AsyncConnection, names: Sequence[str], rows: Sequen
     known = select(func.count()).where(is_one_of(chats.c.id, bindparam("ids", type_=TextList())))
     existing: int = (await connection.execute(known, {"ids": ids})).scalar_one()
     parameters = _parameters(connection.dialect, rows, now) | {"at": now}
-    statement = _upsert(connection.dialect, names)
+    statement = _upsert(connection, names)
     result = await connection.execute(statement, parameters, execution_options={"preserve_rowcount": True})
     new = len(rows) - existing
     changed = max(result.rowcount - new, 0)  # unless somebody else added some of them just now
@@ -101,11 +102,11 @@ async def _compare(connection: AsyncConnection, names: Sequence[str], rows: Sequ
     return Changes(new=len(rows) - existing, changed=changes, unchanged=existing - changes)
 
 
-def _upsert(dialect: Dialect, names: Sequence[str]) -> "postgresql.Insert | sqlite.Insert":
-    incoming = _incoming(dialect, names)
+def _upsert(connection: AsyncConnection, names: Sequence[str]) -> Executable:
+    incoming = _incoming(connection.dialect, names)
     # The condition is always true; without one SQLite takes ON CONFLICT for a part of the FROM.
     rows = select(*(incoming.c[name] for name in names)).where(incoming.c.id.is_not(None))
-    insert = (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(chats).from_select(names, rows)
+    insert = insert_into(connection, chats).from_select(names, rows)
     values = {name: _new_value(name, insert.excluded) for name in names if name != "id"}
     return insert.on_conflict_do_update(
         index_elements=["id"],
