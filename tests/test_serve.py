@@ -24,12 +24,9 @@ from tests.databases import sqlite_only
 from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import db
-from worker.clock import SystemClock
 from worker.linq.webhooks import KINDS
-from worker.simulator.account import Account
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
-from worker.simulator.server import serving
 from worker.web.server import serving_app
 from worker.web.webhooks import PATH
 
@@ -67,14 +64,10 @@ class Served:
 
 
 @pytest.fixture
-async def linq(engine: AsyncEngine) -> AsyncIterator[Scene]:
-    """A simulated account in the time of the machine, and a database that knows its chats."""
-    account = Account()
-    async with serving(account) as base_url:
-        scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
-        scene.add_line()
-        await scene.ran_yesterday()
-        yield scene
+async def linq(live: Scene) -> Scene:
+    """The live scene, with a pass that ran yesterday."""
+    await live.ran_yesterday()
+    return live
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.types import Receive, Scope, Send
 
+from tests.official_sdk import strict_sdk
 from worker.linq import webhooks as worker_webhooks
-from worker.simulator.account import SIMULATED_KEY, Account, utc_now
+from worker.simulator.account import Account, utc_now
 from worker.simulator.chats import Chat
 from worker.simulator.server import serving
 from worker.simulator.subscriptions import EVENT_TYPES, new_secret
@@ -79,9 +80,7 @@ async def base_url(account: Account) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def sdk(base_url: str) -> AsyncIterator[AsyncLinqAPIV3]:
-    async with AsyncLinqAPIV3(
-        api_key=SIMULATED_KEY, base_url=base_url, max_retries=0, _strict_response_validation=True
-    ) as client:
+    async with strict_sdk(base_url) as client:
         yield client
 
 

@@ -20,6 +20,7 @@ from linq import (
     RateLimitError,
 )
 
+from tests.official_sdk import strict_sdk
 from worker.simulator.account import SIMULATED_KEY, Account, Line
 from worker.simulator.chats import Chat, messages_of
 from worker.simulator.faults import Fault
@@ -67,10 +68,7 @@ async def base_url(account: Account) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def linq(base_url: str) -> AsyncIterator[AsyncLinqAPIV3]:
-    """The SDK, told to refuse any answer that differs from its models, and not to call twice."""
-    async with AsyncLinqAPIV3(
-        api_key=SIMULATED_KEY, base_url=base_url, max_retries=0, _strict_response_validation=True
-    ) as client:
+    async with strict_sdk(base_url) as client:
         yield client
 
 

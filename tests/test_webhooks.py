@@ -11,7 +11,6 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
@@ -23,8 +22,7 @@ from worker.db.tables import chats, contact_cards, lines
 from worker.linq.client import Linq
 from worker.service.inbox import Inbox
 from worker.service.metrics import Metrics
-from worker.simulator.account import Account, Line
-from worker.simulator.server import serving
+from worker.simulator.account import Line
 from worker.web.app import HEADERS, make_app
 from worker.web.server import serving_app
 from worker.web.webhooks import LARGEST_BODY, webhook_route
@@ -96,12 +94,8 @@ class Sender:
 
 
 @pytest.fixture
-async def linq(engine: AsyncEngine) -> AsyncIterator[Scene]:
-    account = Account()
-    async with serving(account) as base_url:
-        scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
-        scene.add_line()
-        yield scene
+def linq(live: Scene) -> Scene:
+    return live
 
 
 @pytest.fixture
