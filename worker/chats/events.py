@@ -7,7 +7,6 @@ An outbound message that is only known as sent may still fail, and then it is ta
 with the chat's latest outbound message apart from them. One that was delivered or read has not failed, whatever comes.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from typing import Final
 from sqlalchemy import bindparam, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.chats.merge import ReadChat, StoredChat, differing, health_changes, later, locked, new_row
+from worker.chats.merge import ReadChat, StoredChat, differing, health_changes, later, locked, new_row, write_changes
 from worker.clock import CLOCK_ERROR
 from worker.db.inserts import insert_into
 from worker.db.tables import chats, lines, sent_messages
@@ -142,14 +141,14 @@ class _Taken:
 
     async def write(self, connection: AsyncConnection) -> None:
         """Write what changed, in the order of the keys."""
-        changed: defaultdict[tuple[str, ...], list[dict[str, object]]] = defaultdict(list)
+        changed: dict[str, dict[str, object]] = {}
         notes = {name: note for name, note in self._failed.items() if name not in self._arrived}
         for chat_id, chat in sorted(self._chats.items()):
             values = differing(chat.row, chat.values())
             if values.keys() & {"health_status", "missing_at"}:
                 values["updated_at"] = self._now
             if values:
-                changed[tuple(sorted(values))].append({"of_id": chat_id} | values)
+                changed[chat_id] = values
             for message_id, sent_at in chat.sent.items():
                 notes[message_id] = _Sent(
                     message_id=message_id,
@@ -158,9 +157,7 @@ class _Taken:
                     failed_at=None,
                     before_at=chat.other_outbound_at,
                 )
-        for names, rows in changed.items():
-            changing = update(chats).where(chats.c.id == bindparam("of_id"))
-            await connection.execute(changing.values({name: bindparam(name) for name in names}), rows)
+        await write_changes(connection, changed)
         await self._write_notes(
             connection, [note for note in notes.values() if note != self._noted.get(note.message_id)]
         )
@@ -226,8 +223,8 @@ async def take_card(connection: AsyncConnection, event: CardReceived) -> int:
     of_chat = select(chats.c.id).where(*direct, chats.c.is_group.is_(False))
     ids = list((await connection.execute(of_chat.order_by(chats.c.id).with_for_update())).scalars())
     is_newer = or_(chats.c.card_received_at.is_(None), chats.c.card_received_at < event.at)
-    for chat_id in ids:
-        await connection.execute(update(chats).where(chats.c.id == chat_id, is_newer).values(card_received_at=event.at))
+    noting = update(chats).where(is_one_of(chats.c.id, bindparam("ids", type_=TextList())), is_newer)
+    await connection.execute(noting.values(card_received_at=event.at), {"ids": ids})
     return len(ids)
 
 

@@ -6,13 +6,13 @@ an admin or the partner. `paused_at` and `paused_reason` are never touched.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import ColumnElement, Result, Select, Update, bindparam, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Result, Select, bindparam, case, func, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.chats.newest import Newest
@@ -21,10 +21,7 @@ from worker.db.inserts import insert_into
 from worker.db.partner_values import LONGEST_ID, as_text, as_time, no_id, utc
 from worker.db.tables import UtcTime, chats, share_attempts
 from worker.db.text_list import TextList, is_one_of
-from worker.linq.answers import Chat
-
-CHAT_UNAVAILABLE: Final = 2013
-"""Linq's code for a chat that is there, but cannot be used any more."""
+from worker.linq.answers import Chat, ErrorCode
 
 OPTED_OUT: Final = "OPTED_OUT"
 
@@ -101,7 +98,7 @@ async def merge(
     known = await locked(connection, [each.chat.id for each in in_order])
     outcomes: dict[str, Merged] = {}
     added: list[dict[str, object]] = []
-    changed: defaultdict[tuple[str, ...], list[dict[str, object]]] = defaultdict(list)
+    changed: dict[str, dict[str, object]] = {}
     for each in in_order:
         chat_id, row = each.chat.id, known.get(each.chat.id)
         if row is None:
@@ -114,12 +111,21 @@ async def merge(
         if row.synced_at is None or row.synced_at < started:
             values["synced_at"] = started
         if values:
-            changed[tuple(sorted(values))].append({"of_id": chat_id} | values)
+            changed[chat_id] = values
     if added:
         await connection.execute(insert_into(connection, chats).on_conflict_do_nothing(), added)
-    for names, rows in changed.items():
-        await connection.execute(_changing(names), rows)
+    await write_changes(connection, changed)
     return outcomes
+
+
+async def write_changes(connection: AsyncConnection, changed: Mapping[str, Mapping[str, object]]) -> None:
+    """Give chats the values of their columns that changed, those with the same columns in one statement."""
+    alike: defaultdict[tuple[str, ...], list[dict[str, object]]] = defaultdict(list)
+    for chat_id, values in changed.items():
+        alike[tuple(sorted(values))].append({"of_id": chat_id, **values})
+    for names, rows in alike.items():
+        changing = update(chats).where(chats.c.id == bindparam("of_id"))
+        await connection.execute(changing.values({name: bindparam(name) for name in names}), rows)
 
 
 def new_row(read: ReadChat, started: datetime) -> dict[str, object]:
@@ -276,15 +282,11 @@ def _is_before(column: ColumnElement[datetime], name: str) -> ColumnElement[bool
     return or_(at.is_(None), at < _time(name), at > _time("latest_possible"))
 
 
-def _changing(names: Sequence[str]) -> Update:
-    return update(chats).where(chats.c.id == bindparam("of_id")).values({name: bindparam(name) for name in names})
-
-
 def _reading() -> Select[*tuple[object, ...]]:
     """The rows of the chats of the parameter `ids`, with the columns of `StoredChat`."""
     unavailable_at = (
         select(func.max(share_attempts.c.finished_at))
-        .where(share_attempts.c.chat_id == chats.c.id, share_attempts.c.error_code == CHAT_UNAVAILABLE)
+        .where(share_attempts.c.chat_id == chats.c.id, share_attempts.c.error_code == ErrorCode.CHAT_UNAVAILABLE.value)
         .correlate(chats)
         .scalar_subquery()
     )
