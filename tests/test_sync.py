@@ -297,6 +297,18 @@ async def test_only_what_linq_has_no_more_is_missing(scene: Scene) -> None:
 
 
 @sqlite_only
+async def test_one_sync_asks_for_so_many_only_and_counts_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "MOST_CONFIRMED", 2)
+    put(scene, *numbered(3))
+    await scene.know(*(replace(scene.account.chats["chat-0000"], id=f"gone-{number}") for number in range(5)))
+    left = [await synced(scene) for _ in range(4)]
+    assert [(done.missing, done.unconfirmed) for done in left] == [(2, 3), (2, 1), (1, 0), (0, 0)]
+    assert await ids(scene, missing=True) == [f"gone-{number}" for number in range(5)]
+
+
+@sqlite_only
 async def test_rows_that_came_in_meanwhile_are_not_judged(scene: Scene) -> None:
     put(scene, *numbered(3))
     writing: list[asyncio.Task[None]] = []

@@ -187,13 +187,15 @@ async def mark_missing(
 
 async def unseen(
     connection: AsyncConnection, lines: Collection[str], *, started: datetime, now: datetime, at_most: int
-) -> list[str]:
-    """The ids of chats that the sync has not seen and that are not missing, those first that it saw longest ago.
+) -> tuple[list[str], int]:
+    """The ids of chats that the sync has not seen and that are not missing, and how many there are in all.
+
+    Those come first that the sync saw longest ago.
 
     `lines`: only chats of these; empty: of all. Rows that came in, or were changed, after the sync began are left out.
     """
     statement = (
-        select(chats.c.id)
+        select(chats.c.id, func.count().over())
         .where(
             chats.c.missing_at.is_(None),
             ~no_id(chats.c.id),
@@ -207,7 +209,8 @@ async def unseen(
     if lines:
         statement = statement.where(chats.c.from_number.in_(lines))
     values = {"started": started, "latest_possible": now + CLOCK_ERROR}
-    return list((await connection.execute(statement, values)).scalars())
+    found = (await connection.execute(statement, values)).all()
+    return [chat_id for chat_id, _ in found], found[0][1] if found else 0
 
 
 def _is_newer(row: StoredChat, read: ReadChat, latest_possible: datetime) -> bool:

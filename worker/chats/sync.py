@@ -270,19 +270,18 @@ class _Sync:
     async def _look_for_the_unseen(self, lines: Collection[str]) -> None:
         """Ask for each chat of the table that Linq did not list: only if Linq has none, it is missing."""
         async with db.read(self._engine) as connection:
-            found = await unseen(
-                connection, lines, started=self._started, now=self._clock.now(), at_most=MOST_CONFIRMED + 1
+            ids, total = await unseen(
+                connection, lines, started=self._started, now=self._clock.now(), at_most=MOST_CONFIRMED
             )
-        if not self._has_seen_known and len(found) >= FEWEST_OF_AN_ACCOUNT:
+        if not self._has_seen_known and total >= FEWEST_OF_AN_ACCOUNT:
             msg = (
                 "Linq lists none of the chats in the table, so the key may be that of another account;"
                 " no chat was marked as missing"
             )
             raise _EndedError(msg)
-        for start in range(0, min(len(found), MOST_CONFIRMED), PAGE_SIZE):
-            await self._confirm(found[start : min(start + PAGE_SIZE, MOST_CONFIRMED)])
-        if len(found) > MOST_CONFIRMED:
-            self._done.unconfirmed = len(found) - MOST_CONFIRMED
+        for start in range(0, len(ids), PAGE_SIZE):
+            await self._confirm(ids[start : start + PAGE_SIZE])
+        self._done.unconfirmed = total - len(ids)
         if self._done.failed:
             msg = f"Linq did not say of {self._done.failed:,} chats whether they are there"
             raise _EndedError(msg)
