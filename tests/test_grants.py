@@ -197,7 +197,11 @@ async def test_a_reader_can_look_and_is_told_that_it_may_only_read(roles: Roles,
             f"share_reader lacks {missing} on {table}, which only webhooks and commands that add chats need: "
             f"GRANT {missing} ON {roles.table(table)} TO share_reader",
         ]
-        for table, missing in (("chats", "INSERT"), ("sent_messages", "INSERT, UPDATE, DELETE"))
+        for table, missing in (
+            ("chats", "INSERT"),
+            ("sent_messages", "INSERT, UPDATE, DELETE"),
+            ("sources", "INSERT, UPDATE"),
+        )
     ]
     assert (await share_worker("run", **settings)).code == 0
 

@@ -20,6 +20,7 @@ from worker import db
 from worker.chats import sync
 from worker.chats.merge import ReadChat, StoredChat, changes
 from worker.chats.newest import Newest, newest_messages
+from worker.chats.sources import Source, SourceState, read_sources
 from worker.chats.sync import Synced, counts, sync_chats
 from worker.db.tables import chats as chats_table
 from worker.db.tables import share_attempts
@@ -99,6 +100,11 @@ def requests(scene: Scene) -> dict[str, int]:
     asked = {name: count for name, count in scene.account.requests.items() if count}
     scene.account.requests.clear()
     return asked
+
+
+async def sync_state(scene: Scene) -> SourceState:
+    async with db.read(scene.engine) as connection:
+        return (await read_sources(connection))[Source.SYNC]
 
 
 # What is read
@@ -189,9 +195,12 @@ async def test_a_page_that_fails_for_good_ends_the_sync_and_loses_nothing(scene:
     assert (done.complete, done.new, await ids(scene, missing=True)) == (False, 200, [])
     assert (done.reason or "").startswith("a page of chats could not be read: 500/3006")
     assert [event["event"] for event in events if event["event"].startswith("sync.")] == ["sync.started", "sync.failed"]
+    failed = await sync_state(scene)
+    assert (failed.heard_at, failed.failed_at, failed.failure) == (None, scene.clock.now(), done.reason)
     scene.account.clear_faults()
     done = await synced(scene)
     assert (done.new, done.unchanged, done.missing) == (50, 200, 1)
+    assert await sync_state(scene) == SourceState(heard_at=scene.clock.now())
 
 
 @sqlite_only

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.databases import sqlite_only
 from tests.scene import LINE, Scene
 from worker import db
+from worker.chats.sources import Source, read_sources
 from worker.clock import SystemClock
 from worker.db.tables import chats, contact_cards, lines
 from worker.linq.client import Linq
@@ -186,6 +187,10 @@ async def test_messages_change_the_chat_before_linq_is_answered(linq: Scene, sen
     assert await send(failed) == 204
     assert (await row(linq))["last_outbound_at"] is None
     assert send.counted("message.sent", "written") == 1
+    async with db.read(linq.engine) as connection:
+        heard_at = (await read_sources(connection))[Source.WEBHOOKS].heard_at
+    assert heard_at is not None
+    assert heard_at > sent
 
 
 async def test_a_chat_first_heard_of_is_added_as_linq_has_it(linq: Scene, send: Sender) -> None:

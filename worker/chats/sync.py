@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from worker import db
 from worker.chats.merge import Merged, ReadChat, StoredChat, mark_missing, merge, stored, unseen
 from worker.chats.newest import Newest, newest_messages
+from worker.chats.sources import Source, note_failed, note_heard
 from worker.clock import CLOCK_ERROR, Clock, unless_stopped
 from worker.linq.answers import AccessRefused, Chat, ErrorCode, LinqError, RateLimited
 from worker.linq.client import PAGE_SIZE, Linq
@@ -111,12 +112,15 @@ async def sync_chats(
     except _EndedError as error:
         done.reason = str(error)
         log.error("sync.failed", reason=done.reason, **fields())
+        await note_failed(engine, Source.SYNC, clock.now(), done.reason)
     except SQLAlchemyError as error:
         done.reason = db.describe(error, engine.url)
         log.error("sync.failed", reason=done.reason, **fields())
         raise
     else:
         done.complete = True
+        if not lines:
+            await note_heard(engine, Source.SYNC, clock.now())
         log.info("sync.ended", **fields())
 
 

@@ -136,6 +136,7 @@ chats = Table(
     Column("created_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Column("updated_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Index(None, "from_number"),
+    Index(None, "handle"),
     sqlite_with_rowid=False,
 )
 
@@ -182,6 +183,19 @@ sent_messages = Table(
 `before_at`: the chat's latest outbound message apart from these, to go back to. Rows are kept for some days.
 """
 
+sources = Table(
+    "sources",
+    metadata,
+    Column("name", Text, primary_key=True, nullable=False),
+    Column("heard_at", UtcTime),
+    Column("failed_at", UtcTime),
+    Column("failure", Text),
+    sqlite_with_rowid=False,
+)
+"""When facts about chats last came from the sync and from webhooks; see `worker.chats.sources`."""
+
+_NOT_SHARED: Final = text("outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent'")
+
 share_attempts = Table(
     "share_attempts",
     metadata,
@@ -208,6 +222,14 @@ share_attempts = Table(
         "claimed_at",
         postgresql_where=text("outcome = 'claimed'"),
         sqlite_where=text("outcome = 'claimed'"),
+    ),
+    # Few among many: found without a look at all that was shared.
+    Index(
+        "ix_share_attempts_not_shared",
+        "share_day",
+        "chat_id",
+        postgresql_where=_NOT_SHARED,
+        sqlite_where=_NOT_SHARED,
     ),
     sqlite_with_rowid=False,
 )

@@ -28,8 +28,9 @@ PRUNE_NEEDS: Final[Mapping[str, Sequence[str]]] = {"share_attempts": ("DELETE",)
 WEBHOOKS_NEED: Final[Mapping[str, Sequence[str]]] = {
     "chats": ("INSERT",),
     "sent_messages": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "sources": ("SELECT", "INSERT", "UPDATE"),
 }
-"""What webhooks need besides."""
+"""What webhooks and the sync need besides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,7 @@ async def _our_tables(connection: AsyncConnection, schema: str | None, session: 
     Without a schema of our own they are where the search path points. PostgreSQL leaves out schemas that the role may
     not use; the first of these counts only if the others do not hold the tables.
     """
-    found = (await connection.execute(_TABLES, {"names": [*PASS_NEEDS, "sent_messages"]})).mappings().all()
+    found = (await connection.execute(_TABLES, {"names": list({**PASS_NEEDS, **WEBHOOKS_NEED})})).mappings().all()
     if schema is not None:
         candidates = [[table for table in found if table["schema"] == schema]]
     else:

@@ -4,6 +4,7 @@ An event is done when it is written; what cannot be written now, Linq sends agai
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker import db
 from worker.chats import facts
 from worker.chats.events import apply_events, take_card, take_line
+from worker.chats.sources import Source, note_heard
 from worker.clock import Clock
 from worker.linq.answers import Chat, LinqError
 from worker.linq.client import Linq
@@ -29,6 +31,9 @@ MOST_AT_ONCE: Final = 200
 
 GATHERING_SECONDS: Final = 0.01
 """How long events are waited for before they are written together: a pass needs the database too."""
+
+NOTED_EVERY_SECONDS: Final = 60.0
+"""How often it is noted that events come."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +59,7 @@ class Inbox:
         self._reading = asyncio.Lock()
         self._read_at = clock.monotonic()
         """When the account was read last, or before."""
+        self._noted_at = -math.inf
 
     async def take(self, event: Event) -> None:
         """Write what an event says.
@@ -64,6 +70,7 @@ class Inbox:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._take(event)
+                await self._note_heard()
         except (SQLAlchemyError, LinqError, TimeoutError) as error:
             raise UnavailableError from error
 
@@ -71,6 +78,12 @@ class Inbox:
         """Wait until what is being written is written."""
         if self._writer is not None:
             await self._writer
+
+    async def _note_heard(self) -> None:
+        if self._clock.monotonic() - self._noted_at < NOTED_EVERY_SECONDS:
+            return
+        self._noted_at = self._clock.monotonic()
+        await note_heard(self._engine, Source.WEBHOOKS, self._clock.now())
 
     async def _take(self, event: Event) -> None:
         match event:

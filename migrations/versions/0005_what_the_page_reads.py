@@ -1,0 +1,41 @@
+"""What the page of `serve` reads: chats by handle, attempts that went wrong, and when each source was last heard.
+
+Revision: 0005
+Follows: 0004
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0005"
+down_revision = "0004"
+
+TIME = sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+NOT_SHARED = sa.text("outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent'")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "sources",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("heard_at", TIME),
+        sa.Column("failed_at", TIME),
+        sa.Column("failure", sa.Text()),
+        sa.PrimaryKeyConstraint("name", name="pk_sources"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_chats_handle", "chats", ["handle"])
+    op.create_index(
+        "ix_share_attempts_not_shared",
+        "share_attempts",
+        ["share_day", "chat_id"],
+        postgresql_where=NOT_SHARED,
+        sqlite_where=NOT_SHARED,
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_share_attempts_not_shared", "share_attempts")
+    op.drop_index("ix_chats_handle", "chats")
+    op.drop_table("sources")
