@@ -69,6 +69,19 @@ class RunStatus(StrEnum):
     """It could not do its work: no cards, no database."""
 
 
+KEY_REFUSED: Final = "Linq refused the key"
+TOLD_TO_STOP: Final = "it was told to stop"
+OUTSIDE_HOURS: Final = "it is outside of SHARE_HOURS"
+"""Why a pass ended, in words that are looked for in `runs.detail`."""
+
+
+def is_trouble(status: str, detail: str | None) -> bool:
+    """Whether the end of a pass needs attention: it failed, or was stopped by more than a signal or SHARE_HOURS."""
+    if status == RunStatus.STOPPED:
+        return not (detail or "").startswith((TOLD_TO_STOP, OUTSIDE_HOURS))
+    return status == RunStatus.FAILED
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """The right to send one share request for a chat, held by one run."""

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import httpx
 import structlog
 
-from worker.outcomes import PassResult, RunStatus
+from worker.outcomes import PassResult, RunStatus, is_trouble
 from worker.proxy import Proxy
 
 Signal = Literal["start", "success", "fail"]
@@ -34,7 +34,7 @@ class Heartbeat:
         return f"Heartbeat({'set' if self._url else 'not set'})"
 
     async def around(self, making: Awaitable[PassResult], stop: asyncio.Event) -> PassResult:
-        """Make a pass, and ping the watchdog when it starts and when it ends; a requested stop is not reported.
+        """Make a pass, and ping the watchdog when it starts and when it ends; a stop that was asked for is not reported.
 
         Raises:
             Exception: whatever making the pass raises, after the ping.
@@ -50,7 +50,7 @@ class Heartbeat:
         outcome = f"{result.run_id} {result.status.value}{f': {result.detail}' if result.detail else ''}"
         if result.status is RunStatus.COMPLETED:
             await self.send("success", outcome)
-        elif not stop.is_set():
+        elif is_trouble(result.status, result.detail) and not stop.is_set():
             await self.send("fail", outcome)
         return result
 

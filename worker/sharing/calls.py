@@ -24,7 +24,7 @@ from worker.ledger import attempts
 from worker.ledger.attempts import Recorded
 from worker.linq.answers import CardInactive, ErrorCode, LineRefused, LinqError, NeverSent, PerhapsDone
 from worker.linq.client import Linq
-from worker.outcomes import Answer, Claim, Outcome, RunStatus, Tally
+from worker.outcomes import OUTSIDE_HOURS, TOLD_TO_STOP, Answer, Claim, Outcome, RunStatus, Tally
 from worker.rules.eligibility import LINE_REST, Rules
 from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Brake, Limits, LineLimits, Pace
@@ -318,7 +318,7 @@ class ShareLoop:
 
     def _reason_to_stop(self) -> str | None:
         if self._stop.is_set():
-            return "it was told to stop"
+            return TOLD_TO_STOP
         if self.brake.stop is not None:
             return self.brake.stop.reason
         now = self._clock.now()
@@ -326,7 +326,7 @@ class ShareLoop:
             return f"its share day, {self._day}, is over"
         if not self._rules.is_open(now):
             opening = minute(self._rules.opening(now), self._rules.timezone)
-            return f"it is outside of SHARE_HOURS, {self._rules.hours} ({self._rules.timezone}), which begin {opening}"
+            return f"{OUTSIDE_HOURS}, {self._rules.hours} ({self._rules.timezone}), which begin {opening}"
         self.last_look = now
         return None
 

@@ -222,7 +222,7 @@ class Brake:
     def saw(self, error: LinqError | None, *, phase: int, now: float) -> None:
         """Take in what came of a request that started in a phase: None for a share that was done."""
         if isinstance(error, AccessRefused):
-            self._end(f"Linq refused the key: {error}", access_refused=True)
+            self._end(f"{KEY_REFUSED}: {error}", access_refused=True)
         elif isinstance(error, RateLimited):
             self._failures = 0
             self._saw_limit(error, phase, now)

@@ -26,7 +26,18 @@ from worker.clock import Clock, unless_stopped
 from worker.ledger import attempts, runs
 from worker.linq.answers import AccessRefused, LinqError
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, RunStatus, Tally, Trigger, chats_in, waiting_in
+from worker.outcomes import (
+    KEY_REFUSED,
+    TOLD_TO_STOP,
+    Outcome,
+    PassResult,
+    RunStatus,
+    Tally,
+    Trigger,
+    chats_in,
+    is_trouble,
+    waiting_in,
+)
 from worker.rules.eligibility import LINE_REST, Rules
 from worker.sharing.calls import ShareLoop
 from worker.sharing.candidates import Candidates, Due
@@ -86,8 +97,7 @@ async def run_pass(
         if ending.tally is not None and not chats_in(ending.tally):
             log.warning("chats.none", reason="the table 'chats' is empty: there is nobody to share with")
         seconds = round((finished_at - started_at).total_seconds(), 3)
-        expected = ending.status is RunStatus.COMPLETED or (stop.is_set() and ending.status is RunStatus.STOPPED)
-        write = log.info if expected else log.error
+        write = log.error if is_trouble(ending.status, ending.detail) else log.info
         write("pass.ended", status=ending.status.value, detail=ending.detail, seconds=seconds, tally=ending.tally)
     return PassResult(
         run_id=run_id,
@@ -130,8 +140,10 @@ async def _share(
     try:
         cards = await unless_stopped(stop, linq.list_cards())
     except LinqError as error:
-        halt = Stop(reason=str(error), retry_after=error.retry_after, access_refused=isinstance(error, AccessRefused))
-        return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {error}", halt=halt)
+        refused = isinstance(error, AccessRefused)
+        reason = f"{KEY_REFUSED}: {error}" if refused else str(error)
+        halt = Stop(reason=reason, retry_after=error.retry_after, access_refused=refused)
+        return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {reason}", halt=halt)
     account_lines = None if cards is None else await _read_lines(linq, stop)
     try:
         if cards is not None:
@@ -142,7 +154,7 @@ async def _share(
             await loop.count_due()
             await loop.run()
         tally = await _patiently(engine, clock, stop, lambda: _count(engine, candidates, run_id, loop.last_look))
-        status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, "it was told to stop")
+        status, detail = loop.ended(tally) if cards is not None else (RunStatus.STOPPED, TOLD_TO_STOP)
         resume_at = None
         if status is RunStatus.COMPLETED and waiting_in(tally):
             resume_at = await _patiently(engine, clock, stop, lambda: _end_of_rest(engine, clock.now()))
