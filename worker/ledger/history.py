@@ -118,6 +118,12 @@ async def last_ended_run(connection: AsyncConnection) -> Run | None:
     return await _latest_run(connection, runs.c.status != RunStatus.RUNNING.value)
 
 
+async def passes_ended(connection: AsyncConnection, at_most: int) -> list[Run]:
+    """The last passes that have ended, newest first; an admin's reruns are left out."""
+    ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value, runs.c.trigger != Trigger.RERUN.value)
+    return await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(at_most))
+
+
 async def last_scheduled_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that began at a scheduled time."""
     return await _latest_run(connection, runs.c.trigger == Trigger.SCHEDULE.value)

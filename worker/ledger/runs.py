@@ -2,12 +2,16 @@
 
 from collections.abc import Collection, Iterable
 from datetime import date, datetime, timedelta
+from typing import Final
 
-from sqlalchemy import exists, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import runs
 from worker.outcomes import RunStatus, Tally, Trigger, waiting_in
+
+LONGEST_PASS: Final = timedelta(days=2)
+"""A pass belongs to one share day, and ends with it."""
 
 
 async def open_run(
@@ -95,6 +99,25 @@ async def has_been_served(connection: AsyncConnection, day: date, fire: datetime
     by_hand = (Trigger.COMMAND.value, Trigger.RERUN.value)
     found = exists().where(runs.c.share_day == day, runs.c.started_at >= fire, runs.c.trigger.not_in(by_hand))
     return bool((await connection.execute(select(found))).scalar_one())
+
+
+async def was_missed(connection: AsyncConnection, fire: datetime) -> bool:
+    """Whether no pass took place at a scheduled time, and none was completed since; passes ran before that time.
+
+    A late pass says by its trigger that the time was missed. One that ran on over the time stands in for its pass.
+    """
+    since = and_(runs.c.started_at >= fire, runs.c.trigger != Trigger.RERUN.value)
+    on_time = (Trigger.SCHEDULE.value, Trigger.RESUME.value)
+    ran_on = and_(
+        runs.c.started_at < fire,
+        runs.c.started_at > fire - LONGEST_PASS,
+        or_(runs.c.finished_at.is_(None), runs.c.finished_at >= fire),
+    )
+    is_late = exists().where(since, runs.c.trigger == Trigger.CATCH_UP.value)
+    is_served = exists().where(or_(and_(since, runs.c.trigger.in_(on_time)), ran_on))
+    is_done = exists().where(since, runs.c.status == RunStatus.COMPLETED.value)
+    late, served, done = (await connection.execute(select(is_late, is_served, is_done))).one()
+    return not done and (late or not served) and await has_run_before(connection, fire)
 
 
 async def last_completed(connection: AsyncConnection) -> datetime | None:

@@ -34,7 +34,7 @@ class Heartbeat:
         return f"Heartbeat({'set' if self._url else 'not set'})"
 
     async def around(self, making: Awaitable[PassResult], stop: asyncio.Event) -> PassResult:
-        """Make a pass, and ping the watchdog when it starts and when it ends; a stop that was asked for is not reported.
+        """Make a pass, and ping the watchdog when it starts and when it ends; a requested stop is not reported.
 
         Raises:
             Exception: whatever making the pass raises, after the ping.

@@ -22,6 +22,7 @@ from worker.linq.answers import (
     PerhapsDone,
     RateLimited,
 )
+from worker.outcomes import KEY_REFUSED
 
 FAILURES_IN_A_ROW: Final = 10
 """So many 5xx, timeouts and failed connections in a row, and Linq is taken to be down."""

@@ -140,9 +140,9 @@ async def _share(
     try:
         cards = await unless_stopped(stop, linq.list_cards())
     except LinqError as error:
-        refused = isinstance(error, AccessRefused)
-        reason = f"{KEY_REFUSED}: {error}" if refused else str(error)
-        halt = Stop(reason=reason, retry_after=error.retry_after, access_refused=refused)
+        is_key = isinstance(error, AccessRefused)
+        reason = f"{KEY_REFUSED}: {error}" if is_key else str(error)
+        halt = Stop(reason=reason, retry_after=error.retry_after, access_refused=is_key)
         return _Ending(status=RunStatus.FAILED, detail=f"the contact cards could not be read: {reason}", halt=halt)
     account_lines = None if cards is None else await _read_lines(linq, stop)
     try:
