@@ -16,7 +16,7 @@ from worker import db, text
 from worker.account import Card
 from worker.chats import facts
 from worker.cli.output import status
-from worker.cli.output.explain import explanation_lines, fact_texts
+from worker.cli.output.explain import explanation_lines
 from worker.db.tables import chats as chats_table
 from worker.ledger import history
 from worker.ledger.history import AttemptFilter
@@ -25,6 +25,7 @@ from worker.questions import suggest
 from worker.questions.explain import Explanation, explain
 from worker.rules.eligibility import Rules, Verdict, moment, source, verdict
 from worker.rules.schedule import Schedule
+from worker.wording.explain import fact_texts
 
 OTHER = "+15550100002"
 BERLIN = ZoneInfo("Europe/Berlin")

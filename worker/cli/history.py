@@ -158,6 +158,7 @@ async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *,
     from worker.clock import SystemClock
     from worker.questions.explain import explain as explained_by
     from worker.questions.suggest import similar_chat_ids, there_is_no
+    from worker.wording.explain import explanation_document
 
     rules = assembly.rules(settings)
     async with db.read(engine) as connection:
@@ -166,7 +167,7 @@ async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *,
     if explained is None:
         raise UsageError(there_is_no("chat", chat_id, near))
     if as_json:
-        passes.print_json(explain.explanation_document(explained, rules))
+        passes.print_json(explanation_document(explained, rules))
     else:
         passes.print_lines(*explain.explanation_lines(explained, rules, width=terminal_width()))
 
@@ -215,12 +216,13 @@ async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, 
     from worker.cli.output.tables import terminal_width
     from worker.ledger import history
     from worker.questions.suggest import the_run
+    from worker.wording.passes import run_document
 
     async with db.read(engine) as connection:
         run = await the_run(connection, beginning)
         answers = await history.count_answers(connection, run.id)
     if as_json:
-        passes.print_json(runs.run_document(run, answers))
+        passes.print_json(run_document(run, answers))
     else:
         passes.print_lines(*runs.run_lines(run, answers, settings.SHARE_TIMEZONE, width=terminal_width()))
 

@@ -13,6 +13,7 @@ from worker.questions.lines import RestingLine
 from worker.questions.privileges import MissingGrant, Privileges
 from worker.rules.eligibility import Rules, Verdict
 from worker.text import chat_count, minute, one_line
+from worker.wording.lines import resting_text
 
 FindingState = Literal["ok", "note", "FAIL"]
 
@@ -176,11 +177,6 @@ def privilege_findings(privileges: Privileges) -> Iterator[Finding]:
     for grant, needed_by in besides:
         found = f"{role} lacks {_listed(grant)} on {grant.table}, which only {needed_by}: {_grant(grant, role)}"
         yield Finding(state="note", about="grants", found=found)
-
-
-def resting_text(line: RestingLine, zone: tzinfo) -> str:
-    """Why a line rests, and until when."""
-    return line.why + (f", until {minute(line.until, zone)}" if line.until else "")
 
 
 def _listed(grant: MissingGrant) -> str:

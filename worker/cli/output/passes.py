@@ -4,22 +4,21 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import datetime
 
 from worker.cli.output.tables import column_lines, unicode_is_shown
-from worker.outcomes import Outcome, PassResult, RunStatus, Tally
+from worker.outcomes import Outcome, PassResult, RunStatus
 from worker.rules.again import Again, meaning
 from worker.rules.eligibility import Rules, Verdict
 from worker.sharing.rerun import Choice, Plan
 from worker.text import chat_count, minute, span
-
-Row = tuple[str, int, str]
-"""A name, a count, and what it means."""
+from worker.wording.documents import plain
+from worker.wording.passes import Row, tally_rows
 
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON document on stdout; timestamps in ISO 8601 with their offset."""
-    json.dump(document, sys.stdout, default=_plain, indent=2, ensure_ascii=not unicode_is_shown())
+    json.dump(document, sys.stdout, default=plain, indent=2, ensure_ascii=not unicode_is_shown())
     sys.stdout.write("\n")
 
 
@@ -115,23 +114,6 @@ def _last(choice: Choice) -> str:
     return " ".join(str(part) for part in (choice.outcome or "none", choice.error_code) if part is not None)
 
 
-def tally_rows(tally: Tally) -> list[Row]:
-    """A tally as rows that add up to all chats."""
-    outcomes = {
-        Outcome.SHARED: tally["shared"],
-        Outcome.REJECTED: tally["rejected"],
-        Outcome.UNKNOWN: tally["unknown"],
-        Outcome.UNSENT: tally["unsent"],
-    }
-    rows: list[Row] = [
-        (name.value, count, name.meaning) for name, count in outcomes.items() if count or name is Outcome.SHARED
-    ]
-    if tally["left"]:
-        rows.append(("left", tally["left"], "due, but not attempted"))
-    rows += [(name, count, meaning(name)) for name, count in tally["skipped"].items()]
-    return [*rows, ("chats", sum(count for _, count, _ in rows), "")]
-
-
 def count_lines(rows: Iterable[Row]) -> Iterator[str]:
     """Rows as lines, with the counts flush right."""
     rows = list(rows)
@@ -146,9 +128,3 @@ def print_lines(*lines: str) -> None:
     for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return str(value)

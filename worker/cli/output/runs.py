@@ -1,15 +1,15 @@
 """The output of `share-worker runs`: the list of passes, and one pass in detail."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import tzinfo
 from typing import Final
 
-from worker.cli.output.passes import count_lines, tally_rows
+from worker.cli.output.passes import count_lines
 from worker.cli.output.tables import column_lines, labelled, print_columns
 from worker.ledger.history import AnswerCount, Run
 from worker.outcomes import Tally
 from worker.text import both, minute, one_line, span
+from worker.wording.passes import counted_answer, tally_rows
 
 COUNTS: Final = ("shared", "rejected", "unknown", "unsent", "left")
 HEAD: Final = ("run", "status", *COUNTS, "started", "took", "trigger", "share day")
@@ -44,13 +44,8 @@ def run_lines(run: Run, answers: Sequence[AnswerCount], zone: tzinfo, *, width: 
     if answers:
         yield ""
         yield "In the ledger now, by Linq's answer:"
-        rows = [(counted.outcome, _answer(counted), f"{counted.count:,}") for counted in answers]
+        rows = [(counted.outcome, counted_answer(counted), f"{counted.count:,}") for counted in answers]
         yield from (f"  {line}" for line in column_lines(("outcome", "answer", "attempts"), rows, right=["attempts"]))
-
-
-def run_document(run: Run, answers: Sequence[AnswerCount]) -> dict[str, object]:
-    """One pass for machines."""
-    return asdict(run) | {"answers": [asdict(counted) for counted in answers]}
 
 
 def _rows(runs: Sequence[Run], zone: tzinfo) -> Iterator[tuple[str, ...]]:
@@ -73,8 +68,3 @@ def _counts(tally: Tally | None) -> dict[str, int | None]:
 
 def _took(run: Run) -> str:
     return span(run.finished_at - run.started_at) if run.finished_at else ""
-
-
-def _answer(counted: AnswerCount) -> str:
-    numbers = (counted.http_status, counted.error_code)
-    return "/".join(str(number) for number in numbers if number is not None) or "none"

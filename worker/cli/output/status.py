@@ -5,7 +5,6 @@ from dataclasses import asdict
 from datetime import date, datetime, tzinfo
 from typing import Final
 
-from worker.cli.output.check import resting_text
 from worker.cli.output.tables import column_lines, labelled, unicode_is_shown
 from worker.ledger.history import LineCards, Run
 from worker.outcomes import Outcome, RunStatus
@@ -13,6 +12,7 @@ from worker.questions.lines import RestingLine
 from worker.questions.status import Status
 from worker.rules.eligibility import Rules
 from worker.text import chat_count, minute, one_line, roughly
+from worker.wording.lines import resting_text
 
 LINES_SHOWN: Final = 3
 """Lines without an active card that are named; the others are counted."""
