@@ -3,6 +3,7 @@
     WorkerError              1  could not be completed
     +-- DatabaseError        1  the database cannot be reached, read or written
     |   +-- SchemaError      1  its tables are older or newer than this version needs
+    |   +-- TooSlowError     1  it needs longer than the reader waits
     +-- PartlyDone           1  a result was printed, and says what was not done
     +-- UsageError           2  the command line or a setting is wrong
 
@@ -22,6 +23,10 @@ class DatabaseError(WorkerError):
 
 class SchemaError(DatabaseError):
     """The database's tables are not those that this version of the worker needs."""
+
+
+class TooSlowError(DatabaseError):
+    """The database needs longer for a question than the reader waits."""
 
 
 class PartlyDone(WorkerError):  # noqa: N818 -- a result, not an error

@@ -1,4 +1,4 @@
-"""What the page of `serve` reads: chats by handle, attempts that went wrong, and when each source was last heard.
+"""What the page of `serve` reads: chats by handle and by line, attempts that went wrong, when each source was heard.
 
 Revision: 0005
 Follows: 0004
@@ -26,6 +26,8 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_chats_handle", "chats", ["handle"])
+    op.create_index("ix_chats_from_number_id", "chats", ["from_number", "id"])
+    op.drop_index("ix_chats_from_number", "chats")
     op.create_index(
         "ix_share_attempts_not_shared",
         "share_attempts",
@@ -37,5 +39,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_share_attempts_not_shared", "share_attempts")
+    op.create_index("ix_chats_from_number", "chats", ["from_number"])
+    op.drop_index("ix_chats_from_number_id", "chats")
     op.drop_index("ix_chats_handle", "chats")
     op.drop_table("sources")

@@ -3,7 +3,7 @@
 Outside of this folder it is `from worker import db`, and `worker.db.tables` for the tables.
 """
 
-from worker.db.engine import opened, read, schema_of, stream, write
+from worker.db.engine import glance, opened, read, schema_of, stream, write
 from worker.db.faults import describe, is_passing, one_line_errors
 from worker.db.outage import PAUSE_SECONDS, Outage
 from worker.db.schema import (
@@ -26,6 +26,7 @@ __all__ = [
     "Outage",
     "alembic_config",
     "describe",
+    "glance",
     "is_passing",
     "migrate",
     "one_line_errors",

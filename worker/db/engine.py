@@ -9,6 +9,7 @@ share a server's connections with others, through a pooler in transaction mode.
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -18,17 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, RowMapping, Select, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from worker.db.faults import BUSY_SECONDS
+from worker.db.faults import BUSY_SECONDS, took_too_long
 from worker.db.tables import is_utf8, utc_text
 from worker.db.url import shown, sqlite_file
-from worker.errors import DatabaseError, SchemaError
+from worker.errors import DatabaseError, SchemaError, TooSlowError
 
 if TYPE_CHECKING:
     import sqlite3
 
+    import aiosqlite
     import psycopg
 
 CONNECT_SECONDS: Final = 10
@@ -108,6 +111,47 @@ async def stream(
         async for rows in result.mappings().partitions():
             for row in rows:
                 yield row
+
+
+@asynccontextmanager
+async def glance(engine: AsyncEngine, seconds: float) -> AsyncIterator[AsyncConnection]:
+    """A transaction that only reads, for a reader who does not wait: the database ends a statement that takes longer.
+
+    Raises:
+        TooSlowError: a statement took longer than `seconds`.
+    """
+    async with _within(CONNECT_SECONDS + seconds), engine.connect() as connection, connection.begin():
+        try:
+            async with _limited(connection, seconds):
+                yield connection
+        except DBAPIError as error:
+            if not took_too_long(error):
+                raise
+            msg = f"the database needs longer than {seconds:g} s for this"
+            raise TooSlowError(msg) from error
+
+
+@asynccontextmanager
+async def _limited(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+    """Have each statement of the block ended that takes longer; on SQLite, which has no such limit, the whole block."""
+    if connection.dialect.name == "postgresql":
+        await connection.exec_driver_sql(f"{_NAMED}, set_config('statement_timeout', '{seconds * 1000:.0f}', true)")
+        yield
+        return
+    driver: aiosqlite.Connection | None = (await connection.get_raw_connection()).driver_connection
+
+    async def interrupt() -> None:
+        await asyncio.sleep(seconds)
+        if driver is not None:
+            await driver.interrupt()
+
+    timer = asyncio.create_task(interrupt())
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await timer
 
 
 @asynccontextmanager

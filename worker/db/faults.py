@@ -14,6 +14,9 @@ from worker.errors import DatabaseError
 BUSY_SECONDS: Final = 30
 """How long a SQLite write waits for another process's write."""
 
+QUERY_CANCELED: Final = "57014"
+"""PostgreSQL's code for a statement that took longer than `statement_timeout`."""
+
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 """PostgreSQL's code for a statement that the role may not execute."""
 
@@ -67,6 +70,11 @@ def describe(error: BaseException, url: URL) -> str:
     if state is None:
         return f"the database {name} cannot be reached: {line}"
     return f"the database {name}: {line}"
+
+
+def took_too_long(error: DBAPIError) -> bool:
+    """Whether the database ended a statement because of its time limit."""
+    return _sqlstate(error) == QUERY_CANCELED or (_is_sqlite(error) and str(_cause(error)) == "interrupted")
 
 
 def is_passing(error: BaseException) -> bool:

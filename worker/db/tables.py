@@ -135,7 +135,7 @@ chats = Table(
     Column("health_updated_at", UtcTime),
     Column("created_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
     Column("updated_at", UtcTime, nullable=False, server_default=func.current_timestamp()),
-    Index(None, "from_number"),
+    Index(None, "from_number", "id"),
     Index(None, "handle"),
     sqlite_with_rowid=False,
 )
