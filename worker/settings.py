@@ -37,12 +37,15 @@ KEY_MISSING: Final = (
     "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
 )
 
-SECRETS: Final = ("LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL")
+SECRETS: Final = ("LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL", "STATUS_PASSWORD")
 """The settings that may also come from a file, named by `NAME_FILE`."""
 
-OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_")
+OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_", "STATUS_")
 
 DOTENV: Final = ".env"
+
+SHORTEST_PASSWORD: Final = 8
+"""Characters of STATUS_PASSWORD: a shorter one is found by trying."""
 
 LineReputation = Literal["CRITICAL", "AT_RISK", "none"]
 """Linq's words for lines that are not healthy, the worst first; `none` is ours."""
@@ -104,6 +107,12 @@ def _webhook_secrets(value: SecretStr | None) -> SecretStr | None:
         prefix, _, encoded = part.strip().partition("_")
         if prefix != "whsec" or not base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True):
             raise ValueError
+    return value
+
+
+def _password(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and len(value.get_secret_value()) < SHORTEST_PASSWORD:
+        raise ValueError
     return value
 
 
@@ -218,6 +227,9 @@ class Settings(BaseSettings):
     )
     HTTP_HOST: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="an IP address of this machine")
     HTTP_PORT: int = Field(8080, ge=0, le=65535, description="a port number from 0 (any free one) to 65535")
+    STATUS_PASSWORD: Annotated[SecretStr | None, AfterValidator(_password)] = Field(
+        None, description=f"a password of at least {SHORTEST_PASSWORD} characters"
+    )
     LOG_FORMAT: LogFormat = Field("auto", description=f"one of {', '.join(get_args(LogFormat))}")
     LOG_LEVEL: LogLevel = Field("info", description=f"one of {', '.join(get_args(LogLevel))}")
 
@@ -245,6 +257,11 @@ class Settings(BaseSettings):
         return self.LINQ_API_KEY.get_secret_value()
 
     @property
+    def status_password(self) -> str | None:
+        """The password of the page; None: the page is only there on loopback."""
+        return self.STATUS_PASSWORD.get_secret_value() if self.STATUS_PASSWORD else None
+
+    @property
     def webhook_secrets(self) -> list[str]:
         """The signing secrets of webhooks that are in force."""
         held = self.LINQ_WEBHOOK_SECRET.get_secret_value() if self.LINQ_WEBHOOK_SECRET else ""
@@ -253,7 +270,7 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> list[str]:
         """What must appear in no log: the key, the database's password, the heartbeat's URL, proxies' passwords."""
-        held = (self.LINQ_API_KEY, self.HEARTBEAT_URL)
+        held = (self.LINQ_API_KEY, self.HEARTBEAT_URL, self.STATUS_PASSWORD)
         return [
             *secrets_of(self.DATABASE_URL.get_secret_value()),
             *(secret.get_secret_value() for secret in held if secret),
@@ -266,6 +283,7 @@ class Settings(BaseSettings):
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
         values["LINQ_WEBHOOK_SECRET"] = "set" if self.LINQ_WEBHOOK_SECRET else "not set"
+        values["STATUS_PASSWORD"] = "set" if self.STATUS_PASSWORD else "not set"
         values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
         values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
         return values

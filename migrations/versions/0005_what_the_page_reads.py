@@ -12,7 +12,7 @@ revision = "0005"
 down_revision = "0004"
 
 TIME = sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
-NOT_SHARED = sa.text("outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent'")
+WENT_WRONG = sa.text("(outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent')")
 
 
 def upgrade() -> None:
@@ -29,16 +29,16 @@ def upgrade() -> None:
     op.create_index("ix_chats_from_number_id", "chats", ["from_number", "id"])
     op.drop_index("ix_chats_from_number", "chats")
     op.create_index(
-        "ix_share_attempts_not_shared",
+        "ix_share_attempts_went_wrong",
         "share_attempts",
         ["share_day", "chat_id"],
-        postgresql_where=NOT_SHARED,
-        sqlite_where=NOT_SHARED,
+        postgresql_where=WENT_WRONG,
+        sqlite_where=WENT_WRONG,
     )
 
 
 def downgrade() -> None:
-    op.drop_index("ix_share_attempts_not_shared", "share_attempts")
+    op.drop_index("ix_share_attempts_went_wrong", "share_attempts")
     op.create_index("ix_chats_from_number", "chats", ["from_number"])
     op.drop_index("ix_chats_from_number_id", "chats")
     op.drop_index("ix_chats_handle", "chats")

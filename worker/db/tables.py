@@ -194,7 +194,8 @@ sources = Table(
 )
 """When facts about chats last came from the sync and from webhooks; see `worker.chats.sources`."""
 
-_NOT_SHARED: Final = text("outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent'")
+WENT_WRONG: Final = text("(outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent')")
+"""The attempts of `ix_share_attempts_went_wrong`; a query finds that index by the same words."""
 
 share_attempts = Table(
     "share_attempts",
@@ -225,11 +226,11 @@ share_attempts = Table(
     ),
     # Few among many: found without a look at all that was shared.
     Index(
-        "ix_share_attempts_not_shared",
+        "ix_share_attempts_went_wrong",
         "share_day",
         "chat_id",
-        postgresql_where=_NOT_SHARED,
-        sqlite_where=_NOT_SHARED,
+        postgresql_where=WENT_WRONG,
+        sqlite_where=WENT_WRONG,
     ),
     sqlite_with_rowid=False,
 )

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
 from worker.db.partner_values import as_text
-from worker.db.tables import chats, contact_cards, runs, share_attempts
+from worker.db.tables import WENT_WRONG, chats, contact_cards, runs, share_attempts
 from worker.ledger.attempts import is_stale
 from worker.outcomes import Outcome, RunStatus, Tally, Trigger
 
@@ -100,6 +100,35 @@ async def attempts(engine: AsyncEngine, wanted: AttemptFilter, *, at_most: int |
             left = None if left is None else left - 1
             yield attempt
         day = await _day_before(engine, wanted, day)
+
+
+AttemptKey = tuple[date, str, int]
+"""The key of an attempt, in the order of a page: share day, chat, sequence."""
+
+
+async def attempts_page(
+    connection: AsyncConnection, wanted: AttemptFilter, at_most: int, *, before: AttemptKey | None = None
+) -> list[Attempt]:
+    """The matching attempts that come before a key, the latest share day first; read by an index, never sorted."""
+    columns = share_attempts.c
+    key = (columns.share_day, columns.chat_id, columns.sequence)
+    statement = _columns().where(*_conditions(wanted)).order_by(*(part.desc() for part in key)).limit(at_most)
+    if wanted.outcomes and not {Outcome.SHARED, Outcome.CLAIMED}.intersection(wanted.outcomes):
+        statement = statement.where(WENT_WRONG)
+    if before is not None:
+        statement = statement.where(tuple_(*key) < before)
+    return [Attempt(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+async def runs_page(
+    connection: AsyncConnection, at_most: int, *, before: tuple[datetime, str] | None = None
+) -> list[Run]:
+    """The passes that began before another one, newest first."""
+    key = (runs.c.started_at, runs.c.id)
+    statement = select(runs).order_by(*(part.desc() for part in key)).limit(at_most)
+    if before is not None:
+        statement = statement.where(tuple_(*key) < before)
+    return await _runs(connection, statement)
 
 
 async def latest_attempts(connection: AsyncConnection, chat_id: str, at_most: int) -> list[Attempt]:
@@ -189,6 +218,16 @@ async def line_cards(connection: AsyncConnection) -> LineCards:
 
 def _newest_first(wanted: AttemptFilter) -> Select[*tuple[object, ...]]:
     columns = share_attempts.c
+    order = (columns.share_day.desc(), columns.claimed_at.desc(), columns.chat_id, columns.sequence.desc())
+    return _columns().where(*_conditions(wanted)).order_by(*order)
+
+
+def _columns() -> Select[*tuple[object, ...]]:
+    return select(*(share_attempts.c[name] for name in Attempt.__dataclass_fields__))
+
+
+def _conditions(wanted: AttemptFilter) -> list[ColumnElement[bool]]:
+    columns = share_attempts.c
     conditions: list[ColumnElement[bool]] = []
     if wanted.chat_ids:
         conditions.append(columns.chat_id.in_(wanted.chat_ids))
@@ -204,8 +243,7 @@ def _newest_first(wanted: AttemptFilter) -> Select[*tuple[object, ...]]:
         conditions.append(columns.error_code.in_(wanted.codes))
     if wanted.run_id is not None:
         conditions.append(columns.run_id == wanted.run_id)
-    order = (columns.share_day.desc(), columns.claimed_at.desc(), columns.chat_id, columns.sequence.desc())
-    return select(*(columns[name] for name in Attempt.__dataclass_fields__)).where(*conditions).order_by(*order)
+    return conditions
 
 
 async def _stream(

@@ -1,4 +1,4 @@
-"""Which lines rest, why, and until when: shown by `status`, `cards list` and `check`."""
+"""The account's lines: which rest, why, and until when; and each line with its card, as the page shows them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.chats import facts
+from worker.db.tables import contact_cards, lines
 from worker.rules.eligibility import FLAG_REST, LINE_REST, STORED, LineTables, Rules, line_rests, moment
 
 
@@ -19,6 +20,39 @@ class RestingLine:
     until: datetime | None
     """When the rest ends if Linq says nothing new; None: when Linq says better of the line."""
     chats: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineState:
+    """A line with what is known of its card."""
+
+    phone_number: str
+    name: str
+    """The name on its card; empty without one."""
+    is_active: bool | None
+    """Whether its card is; None: it has none, as last seen."""
+    resting: RestingLine | None
+    chats: int
+
+
+async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) -> list[LineState]:
+    """Every line of the account and of the table, those that cannot share first, then by their number of chats."""
+    chats_of = await facts.chats_per_line(connection)
+    cards = {row.phone_number: row for row in await connection.execute(select(contact_cards))}
+    known = set((await connection.execute(select(lines.c.phone_number))).scalars())
+    resting = {line.phone_number: line for line in await resting_lines(connection, rules, now)}
+    states = [
+        LineState(
+            phone_number=number,
+            name=" ".join(part for part in (card.first_name, card.last_name) if part) if card else "",
+            is_active=card.is_active if card else None,
+            resting=resting.get(number),
+            chats=chats_of.get(number, 0),
+        )
+        for number in sorted(known | chats_of.keys() | cards.keys())
+        for card in [cards.get(number)]
+    ]
+    return sorted(states, key=lambda line: (line.chats == 0, bool(line.is_active) and not line.resting, -line.chats))
 
 
 async def resting_lines(

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import math
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -11,11 +12,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import ASGIApp
 
 from worker import assembly, db
 from worker.clock import Clock, unless_stopped
 from worker.errors import UsageError, WorkerError
-from worker.outcomes import PassResult, Trigger
+from worker.outcomes import Answer, PassResult, Trigger
 from worker.questions.explain import first_pass
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
@@ -25,9 +27,12 @@ from worker.service.pruning import Pruning
 from worker.service.readiness import Readiness
 from worker.service.scheduler import Scheduler, look_around, timers
 from worker.settings import Settings
-from worker.sharing.share_pass import run_pass
-from worker.sharing.watch import Watch
+from worker.sharing.share_pass import run_pass, worker_name
+from worker.sharing.watch import PassProgress, Watch
 from worker.web.app import HEADERS, make_app
+from worker.web.pages.access import Gate
+from worker.web.pages.reader import Reader
+from worker.web.pages.routes import page_routes
 from worker.web.server import serving_app
 from worker.web.webhooks import webhook_route
 
@@ -64,7 +69,10 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             stop=stop,
         )
 
+        progress = PassProgress(worker=worker_name())
+
         async def make_pass(trigger: Trigger) -> PassResult:
+            progress.begin()
             await assembly.sync_before_pass(settings, engine, clock, stop)
             result = await run_pass(
                 engine,
@@ -74,7 +82,7 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
                 trigger=trigger,
                 clock=clock,
                 stop=stop,
-                watch=Watch(due=metrics.due, answered=metrics.answered),
+                watch=_watch(metrics, progress),
             )
             pruning.begin()
             return result
@@ -93,20 +101,18 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
                 reasons.append("the scheduler is not running")
             return reasons
 
+        reader = Reader(engine, rules, schedule, clock, has_webhooks=bool(settings.webhook_secrets))
+        gate = Gate(settings.HTTP_HOST, settings.status_password, clock)
+        pages = page_routes(reader, gate, progress, lambda: scheduler.resume_at)
         inbox = Inbox(engine, linq, clock)
-        webhooks = []
-        if settings.webhook_secrets:
-            webhooks.append(webhook_route(settings.webhook_secrets, inbox.take, metrics.webhook, HEADERS))
-        app = make_app(unready=unready, registry=metrics.registry, webhooks=webhooks)
-        async with AsyncExitStack() as stack:
-            try:
-                base_url = await stack.enter_async_context(
-                    serving_app(app, host=settings.HTTP_HOST, port=settings.HTTP_PORT)
-                )
-            except OSError as error:
-                msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
-                raise WorkerError(msg) from error
-            log.info("serve.listening", url=base_url, webhooks=bool(webhooks))
+        webhooks = (
+            [webhook_route(settings.webhook_secrets, inbox.take, metrics.webhook, HEADERS)]
+            if settings.webhook_secrets
+            else []
+        )
+        app = make_app(unready=unready, registry=metrics.registry, webhooks=webhooks, pages=pages)
+        async with _listening(app, settings) as base_url:
+            log.info("serve.listening", url=base_url, webhooks=bool(webhooks), page=gate.is_there)
             if not await _prepare(engine, clock=clock, stop=stop, migrates=migrates):
                 return 0
             clockwork.start()
@@ -126,10 +132,43 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             await scheduler.finished()
             await pruning.finished()
             await inbox.finished()
+            await reader.finished()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
     log.info("serve.ended")
     return 0
+
+
+@asynccontextmanager
+async def _listening(app: ASGIApp, settings: Settings) -> AsyncIterator[str]:
+    """Answer on HTTP for the time of the block; gives the base URL.
+
+    Raises:
+        WorkerError: the address is taken, or not allowed.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            base_url = await stack.enter_async_context(
+                serving_app(app, host=settings.HTTP_HOST, port=settings.HTTP_PORT)
+            )
+        except OSError as error:
+            msg = f"HTTP_HOST and HTTP_PORT: {error.strerror}"
+            raise WorkerError(msg) from error
+        yield base_url
+
+
+def _watch(metrics: Metrics, progress: PassProgress) -> Watch:
+    """Tells the metrics and the page how a pass goes on."""
+
+    def note_due(chats: int) -> None:
+        metrics.due(chats)
+        progress.due = chats
+
+    def note_answer(answer: Answer, seconds: float) -> None:
+        metrics.answered(answer, seconds)
+        progress.outcomes[answer.outcome] += 1
+
+    return Watch(due=note_due, answered=note_answer)
 
 
 def _first_pass(rules: Rules, schedule: Schedule, now: datetime) -> datetime:

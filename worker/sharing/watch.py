@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -31,6 +31,30 @@ class Watch:
 
 
 UNWATCHED: Final = Watch()
+
+
+@dataclass(kw_only=True)
+class PassProgress:
+    """How far the pass of this process is, for those who look while it runs; without one, how far the last one came."""
+
+    worker: str
+    """This process, as `runs.worker` names it."""
+    due: int | None = None
+    """The chats that the pass will attempt; None: they were not counted yet."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    """The attempts that are recorded."""
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self.due = None
+        self.outcomes.clear()
+
+    def of(self, worker: str) -> tuple[int, int] | None:
+        """The attempts recorded, and those to make in all; None if that is not known of a worker's pass."""
+        if worker != self.worker or self.due is None:
+            return None
+        done = self.outcomes.total()
+        return done, max(done, self.due)
 
 
 class ProgressLog:

@@ -1,5 +1,6 @@
 """The worker's own HTTP side: is it alive, is it ready, its metrics, and Linq's webhooks. Nothing personal is shown.
 
+The page of `worker.web.pages` comes beside these, with rules of its own.
 Every answer, errors included, has the same headers, and no error says more than its status.
 """
 
@@ -25,8 +26,10 @@ Unready = Callable[[], Awaitable[list[str]]]
 """Says why the worker cannot do its work at the moment; an empty list where it can."""
 
 
-def make_app(*, unready: Unready, registry: CollectorRegistry, webhooks: Sequence[Route] = ()) -> Starlette:
-    """The three pages `/livez`, `/readyz`, `/metrics`, and a route for webhooks if there is a secret for them."""
+def make_app(
+    *, unready: Unready, registry: CollectorRegistry, webhooks: Sequence[Route] = (), pages: Sequence[Route] = ()
+) -> Starlette:
+    """`/livez`, `/readyz` and `/metrics`; a route for webhooks if there is a secret for them; and the page."""
 
     async def livez(_request: Request) -> Response:
         """That this is answered at all says that the loop turns."""
@@ -41,8 +44,9 @@ def make_app(*, unready: Unready, registry: CollectorRegistry, webhooks: Sequenc
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(registry), headers=HEADERS | {"Content-Type": CONTENT_TYPE_LATEST})
 
-    pages = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Starlette(routes=[*pages, *webhooks], exception_handlers={HTTPException: _refused, Exception: _broken})
+    probes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    routes = [*probes, *webhooks, *pages]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _broken})
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
