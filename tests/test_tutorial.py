@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-import typer.main
 
 from tests.commands import ROOT, finish, share_worker, start
+from tests.databases import sqlite_only
 from tests.later import zone_where_it_is_noon
-from worker import cli
+from tests.scene import Scene
+from tests.test_docs import README, section
 
 PAGE = (ROOT / "docs" / "getting-started.md").read_text()
 TUTORIAL, _, OWN_ACCOUNT = PAGE.partition("\n## With your own account\n")
@@ -125,11 +126,16 @@ async def test_the_tutorial_shows_what_its_commands_print(simulator: tuple[str, 
     assert told == "", "the page does not show what its last commands print"
 
 
-def test_the_way_to_the_own_account_names_commands_that_exist() -> None:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # the app is a group of commands
-    typed = re.findall(r"^share-worker (\w+)", OWN_ACCOUNT, re.MULTILINE)
-    assert typed == ["chats", "check", "run", "run", "serve"]
-    assert set(typed) <= commands.keys()
+@sqlite_only
+@pytest.mark.parametrize("way", [section("From zero to production", README), OWN_ACCOUNT], ids=["README", "tutorial"])
+async def test_the_way_to_production_works_up_to_serve(way: str, live: Scene, settings: dict[str, str]) -> None:
+    await live.add_chat("chat")
+    *typed, last = re.findall(r"^share-worker .*", way.partition("```sh\n")[2].partition("```")[0], re.MULTILINE)
+    for line in typed:
+        ended = await share_worker(*shlex.split(line, comments=True)[1:], **settings)
+        assert ended.code == 0, line
+    assert await live.outcomes() == {"chat": "shared"}
+    assert last.startswith("share-worker serve")
 
 
 def test_a_page_that_shows_something_else_is_found() -> None:
