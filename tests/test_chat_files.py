@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+import shlex
 import signal
 import stat
 import tracemalloc
@@ -614,3 +616,15 @@ async def test_the_list_is_a_table_for_people(listed: None, where: dict[str, str
     assert nothing == Ended(0, "", "share-worker: no chat matches\n")
     empty = await share_worker("chats", "list", "--verdict", "paused", "--json", **where)
     assert json.loads(empty.out) == {"chats": []}
+
+
+@sqlite_only
+async def test_docs_chats_from_its_file_to_an_export_that_an_import_reads(where: dict[str, str]) -> None:
+    page = (commands.ROOT / "docs" / "chats.md").read_text()
+    importing, exporting, *_ = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    Path("chats.csv").write_text(page.partition("```csv\n")[2].partition("```")[0])
+    typed = [*importing.splitlines(), exporting.splitlines()[0], importing.splitlines()[-1]]
+    ended = [await share_worker(*shlex.split(line, comments=True)[1:], **where) for line in typed]
+    assert [one.code for one in ended] == [0] * 5
+    counts = [dict(re.findall(r"^ *(\w+) +(\d+)", one.out, re.MULTILINE)) for one in ended]
+    assert [counts[number]["new"] for number in (1, 2, 4)] == ["1", "1", "0"]

@@ -316,13 +316,6 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} == families, "it shows all there is"
 
 
-def test_operations_explains_every_metric() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text().partition("### Metrics")[2]
-    told = set(re.findall(r"^\| `(share_worker_\w+)", text, re.MULTILINE))
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in metric_names()}
-    assert told == families
-
-
 @pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/simulator.md"])
 def test_documents_name_only_commands_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()

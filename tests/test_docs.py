@@ -6,17 +6,27 @@ from pathlib import Path
 import pytest
 import typer.main
 from dotenv import dotenv_values
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
 
 from worker import cli
-from worker.outcomes import Outcome
+from worker.chats.rows import COLUMNS
+from worker.chats.sync import Synced, counts
+from worker.db.tables import metadata
+from worker.linq.answers import ErrorCode
+from worker.outcomes import Outcome, RunStatus, Trigger
 from worker.proxy import VARIABLES
 from worker.rules.eligibility import Verdict
+from worker.service.metrics import Metrics
 from worker.settings import SECRETS, Settings
 from worker.simulator.deliveries import ORDER_FIELDS
 from worker.simulator.faults import Fault
+from worker.web.app import make_app
+from worker.web.webhooks import PATH as WEBHOOKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 GROUP = typer.main.get_command(cli.app)
 TOP = GROUP.commands  # type: ignore[attr-defined] # the app is a group of commands
 GROUPS = {"": TOP} | {f"{name} ": command.commands for name, command in TOP.items() if hasattr(command, "commands")}
@@ -28,7 +38,7 @@ COMMANDS = {
 }
 
 
-def section(title: str, document: str = README) -> str:
+def section(title: str, document: str = REFERENCE) -> str:
     return document.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
@@ -70,11 +80,12 @@ def test_the_example_env_names_every_setting_and_is_valid() -> None:
     assert dotenv_values(".env")["LOG_LEVEL"] == "info"
 
 
-def test_every_command_and_option_is_in_the_readme() -> None:
+def test_every_command_and_option_is_in_the_table() -> None:
     text = section("Commands")
     told = {
         name.strip(): options
-        for name, options in re.findall(r"`share-worker ((?:[a-z]+ ?)+)([^`]*)`", text.partition("COMMAND")[0])
+        for row in table(text.partition("### Exit codes")[0])
+        for name, options in re.findall(r"^`share-worker ((?:[a-z]+ ?)+)([^`]*)`", row[0])
     }
     assert sorted(told) == sorted(COMMANDS)
     for name, command in COMMANDS.items():
@@ -83,23 +94,68 @@ def test_every_command_and_option_is_in_the_readme() -> None:
 
 
 def test_every_verdict_is_explained_in_its_order_and_words() -> None:
-    text = section("The ledger").partition("Why a chat was not called")[2]
-    rows = {row[0].strip("`"): row[1] for row in table(text)}
+    rows = {row[0].strip("`"): row[1] for row in table(section("Verdicts"))}
     assert rows == {name.value: name.meaning for name in Verdict}
     assert list(rows) == [name.value for name in Verdict]
 
 
 def test_every_outcome_is_explained() -> None:
-    text = section("The ledger").partition("Why a chat was not called")[0]
-    assert [row[0].strip("`") for row in table(text)] == [name.value for name in Outcome]
+    assert [row[0].strip("`") for row in table(section("Outcomes"))] == [name.value for name in Outcome]
 
 
 def test_every_log_event_is_documented_and_every_documented_one_exists() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     subjects = "pass|share|cards|line|lines|chats|claims|database|ledger|stale|serve|schedule|sync|webhook|heartbeat"
     logged = set(re.findall(rf'"((?:{subjects})\.[a-z]+)"', sources))
-    told = {name for row in table(section("Logs")) for name in re.findall(r"`([a-z]+\.[a-z]+)`", row[0])}
+    told = {name for row in table(section("Log events")) for name in re.findall(r"`([a-z]+\.[a-z]+)`", row[0])}
     assert told == logged - {"share.broke"}, "share.broke is a bug of ours, told with a traceback"
+
+
+def test_every_table_and_column_is_documented() -> None:
+    parts = [part.partition("\n") for part in section("Tables").split("\n### ")[1:]]
+    told = {
+        title.strip("`"): {name for row in table(text) for name in re.findall(r"`(\w+)`", row[0])}
+        for title, _, text in parts
+    }
+    assert told == {name: set(held.columns.keys()) for name, held in metadata.tables.items()}
+
+
+def test_every_trigger_and_status_of_a_pass_is_documented() -> None:
+    rows = {row[0].strip("`"): row[1] for row in table(section("Tables").partition("### `runs`")[2])}
+    assert set(re.findall(r"`(\w+)`", rows["trigger"])) == set(Trigger)
+    assert set(re.findall(r"`(\w+)`", rows["status"])) == set(RunStatus)
+
+
+def test_every_code_that_the_worker_reacts_to_is_in_the_table_of_answers() -> None:
+    told = {int(code) for row in table(section("Linq's answers")) for code in re.findall(r"\b2\d{3}\b", row[0])}
+    about_cards = {ErrorCode.CARD_EXISTS, ErrorCode.CARD_NOT_COMPLETED}
+    assert told == {code for code in ErrorCode if 2000 <= code < 3000} - about_cards
+
+
+def test_every_metric_is_documented() -> None:
+    told = {name for row in table(section("Metrics")) for name in re.findall(r"^`(\w+)", row[0])}
+    endings = {"counter": "_total"}
+    families = Metrics(CollectorRegistry()).registry.collect()
+    assert told == {family.name + endings.get(family.type, "") for family in families}
+
+
+def test_every_count_of_a_sync_is_documented() -> None:
+    rows = table(section("What it says", (ROOT / "docs" / "sync.md").read_text()))
+    assert {row[0].strip("`") for row in rows} == set(counts(Synced()))
+
+
+def test_every_column_of_a_file_is_documented() -> None:
+    text = (ROOT / "docs" / "chats.md").read_text().partition("\n### Accepted values\n")[2].partition("\n### ")[0]
+    assert {name for row in table(text) for name in re.findall(r"`(\w+)`", row[0])} == set(COLUMNS)
+
+
+def test_every_http_path_is_documented() -> None:
+    async def ready() -> list[str]:
+        return []
+
+    app = make_app(unready=ready, registry=CollectorRegistry(), webhooks=[Route(WEBHOOKS, ready)])
+    told = {row[0].strip("`") for row in table(section("HTTP paths"))}
+    assert told == {route.path for route in app.routes if isinstance(route, Route)}
 
 
 def test_every_field_of_a_fault_is_documented() -> None:
