@@ -33,7 +33,7 @@ from worker.simulator.account import Account
 from worker.simulator.server import serving
 
 START = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)
-OURS = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_")
+OURS = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_", "STATUS_")
 
 
 class HandClock:

@@ -1,14 +1,18 @@
 """The documents against the code: every setting, command, verdict, outcome and log event, by its real name."""
 
 import re
+from datetime import UTC
 from pathlib import Path
 
 import pytest
 import typer.main
 from dotenv import dotenv_values
 from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.routing import Route
 
+from tests.conftest import HandClock
+from tests.databases import sqlite_only
 from worker import cli
 from worker.chats.rows import COLUMNS
 from worker.chats.sync import Synced, counts
@@ -16,12 +20,17 @@ from worker.db.tables import metadata
 from worker.linq.answers import ErrorCode
 from worker.outcomes import Outcome, RunStatus, Trigger
 from worker.proxy import VARIABLES
-from worker.rules.eligibility import Verdict
+from worker.rules.eligibility import Rules, Verdict
+from worker.rules.schedule import Schedule
 from worker.service.metrics import Metrics
 from worker.settings import SECRETS, Settings
+from worker.sharing.watch import PassProgress
 from worker.simulator.deliveries import ORDER_FIELDS
 from worker.simulator.faults import Fault
 from worker.web.app import make_app
+from worker.web.pages.access import Gate
+from worker.web.pages.reader import Reader
+from worker.web.pages.routes import page_routes
 from worker.web.webhooks import PATH as WEBHOOKS
 
 ROOT = Path(__file__).parent.parent
@@ -149,13 +158,18 @@ def test_every_column_of_a_file_is_documented() -> None:
     assert {name for row in table(text) for name in re.findall(r"`(\w+)`", row[0])} == set(COLUMNS)
 
 
-def test_every_http_path_is_documented() -> None:
+@sqlite_only
+async def test_every_http_path_is_documented(engine: AsyncEngine, clock: HandClock) -> None:
     async def ready() -> list[str]:
         return []
 
-    app = make_app(unready=ready, registry=CollectorRegistry(), webhooks=[Route(WEBHOOKS, ready)])
-    told = {row[0].strip("`") for row in table(section("HTTP paths"))}
-    assert told == {route.path for route in app.routes if isinstance(route, Route)}
+    reader = Reader(engine, Rules(), Schedule("@daily", UTC), clock, has_webhooks=True)
+    pages = page_routes(reader, Gate("127.0.0.1", None, clock), PassProgress(worker=""), lambda: None)
+    app = make_app(unready=ready, registry=CollectorRegistry(), webhooks=[Route(WEBHOOKS, ready)], pages=pages)
+    told = {path for row in table(section("HTTP paths")) for path in re.findall("`(.+?)`", row[0])}
+    names = {"{chat_id:path}": "ID", "{run_id}": "ID", "{name}": "NAME"}
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    assert told == {re.sub(r"{.+}", lambda found: names[found[0]], path) for path in paths}
 
 
 def test_every_field_of_a_fault_is_documented() -> None:

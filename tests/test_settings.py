@@ -31,7 +31,7 @@ PASSWORD: Final = "planted-password-456"
 HEARTBEAT: Final = "https://heartbeat.example/planted-path-789"
 WEBHOOK: Final = "whsec_cGxhbnRlZC1zZWNyZXQtMTAx"
 NAMES: Final = sorted(Settings.model_fields)
-SECRET_NAMES: Final = ["LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL"]
+SECRET_NAMES: Final = ["LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL", "STATUS_PASSWORD"]
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -90,6 +90,7 @@ EVERY_SETTING: Final = {
     "HEARTBEAT_URL": HEARTBEAT,
     "HTTP_HOST": "::1",
     "HTTP_PORT": "9000",
+    "STATUS_PASSWORD": PASSWORD,
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "debug",
 }
@@ -118,6 +119,7 @@ def assert_every_setting_was_read(settings: Settings) -> None:
     assert assembly.schedule(settings) == Schedule("30 9 * * 1-5", ZoneInfo("Asia/Tokyo"))
     assert settings.HEARTBEAT_URL is not None
     assert settings.HEARTBEAT_URL.get_secret_value() == HEARTBEAT
+    assert settings.status_password == PASSWORD
     assert settings.SHARE_KEEP_DAYS == 400
     assert settings.webhook_secrets == [WEBHOOK]
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("::1", 9000)
