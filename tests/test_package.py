@@ -36,7 +36,7 @@ async def test_the_wheel_works_from_any_directory(tmp_path: Path) -> None:
     where = await _run("-c", "import worker; print(worker.__file__)", cwd=elsewhere, **settings)
     assert where.startswith(str(installed))
     assert "is now at revision" in await _run("-m", "worker", "migrate", cwd=elsewhere, **settings)
-    assert "0 in the second one" in await _run("-m", "worker", "demo", cwd=elsewhere, **settings)
+    assert "Nobody was shared with twice." in await _run("-m", "worker", "demo", cwd=elsewhere, **settings)
 
 
 def test_the_pinned_requirements_carry_hashes_and_no_addresses() -> None:
