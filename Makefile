@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 help: ## say what the targets do
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
 
-demo: ## set-up, then the whole worker at work: SQLite, a simulated Linq, two passes
+demo: ## set-up, then the whole worker at work: killed, cut off and started twice, a simulated Linq counts
 	@scripts/setup.sh
 	@.venv/bin/share-worker demo
 

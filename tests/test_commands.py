@@ -414,29 +414,3 @@ async def test_check_goes_on_after_what_is_wrong(
     assert "planted" not in ended.out + ended.err
     assert len(ended.out.splitlines()) >= 4
     assert not (tmp_path / "none.db").exists()
-
-
-# simulator and demo
-
-
-async def test_the_demo_shows_two_passes_and_no_second_call(tmp_path: Path) -> None:
-    folder = tmp_path / "shown"
-    ended = await share_worker("demo", "--folder", str(folder))
-    assert ended.code == 0, ended.err
-    assert re.search(r"^  new +400  not in the table before$", ended.out, re.MULTILINE), "it begins with an empty table"
-    first, second = re.findall(r"^  shared +(\d+) ", ended.out, re.MULTILINE)
-    assert int(first) > 100
-    assert second == "0"
-    assert re.findall(r"^  chats +(\d+)$", ended.out, re.MULTILINE) == ["400", "400", "400"]
-    assert f"Linq counted {first} share calls after the first pass, and 0 in the second one." in ended.out
-    assert str(folder / "share-worker.db") in ended.out
-    with sqlite3.connect(folder / "share-worker.db") as connection:
-        assert connection.execute("SELECT count(*) FROM share_attempts").fetchone() == (int(first),)
-    connection.close()
-    again = one_line(await share_worker("demo", "--folder", str(folder)), 2)
-    assert "exists already; name another folder" in again
-
-
-@pytest.mark.parametrize("folder", ["/proc/nowhere", "/dev/null/x"])
-async def test_the_demo_says_where_it_cannot_go(folder: str) -> None:
-    assert "cannot be made" in one_line(await share_worker("demo", "--folder", folder), 1)

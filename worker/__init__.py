@@ -1,3 +1,3 @@
 """Shares Linq contact cards into iMessage chats, at most once per chat per day."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -110,8 +110,8 @@ def only_prints() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
-    """An event that SIGINT or SIGTERM sets.
+def stop_on_signals(drain_seconds: float | None = None, *, announces: bool = True) -> "asyncio.Event":
+    """An event that SIGINT or SIGTERM sets; `announces`: a terminal is told that the command is ending.
 
     The second signal ends the process at once. So does the end of the drain, whatever is still busy: a database that
     hangs, a watchdog that does not answer. The ledger is true without these last steps.
@@ -125,7 +125,7 @@ def stop_on_signals(drain_seconds: float | None = None) -> "asyncio.Event":
         if stop.is_set():
             _end_at_once("told to stop twice", 128 + number)
         stop.set()
-        if sys.stderr.isatty():
+        if announces and sys.stderr.isatty():
             complain("ending; what is under way is finished first (once more ends it at once)")
         if drain_seconds is not None:
             longest = drain_seconds + min(drain_seconds, LAST_STEPS_SECONDS)
