@@ -197,7 +197,7 @@ async def test_run_exits_with_1_when_it_could_not_complete(live: Scene, settings
     live.account.access_denied = True
     ended = await share_worker("run", **settings)
     assert ended.code == 1
-    assert "why: the contact cards could not be read: 403/2005" in ended.out
+    assert "why: the contact cards could not be read: Linq refused the key: 403/2005" in ended.out
     assert live.called() == []
 
 

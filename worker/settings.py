@@ -269,7 +269,7 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must appear in no log: the key, passwords of the database, the page and proxies, URLs that hold a token."""
+        """What must appear in no log: keys, passwords, and URLs that hold a token."""
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL, self.STATUS_PASSWORD)
         return [
             *secrets_of(self.DATABASE_URL.get_secret_value()),
