@@ -7,7 +7,7 @@ BENCH_ARGS ?=
 export PYTHON
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test check lint format lock audit mutants torture soak bench clean
+.PHONY: help demo test check lint format lock audit mutants torture soak bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what the targets do
@@ -43,6 +43,10 @@ format: ## put the code into shape
 	@scripts/setup.sh dev
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: ## build the documentation site into build/site; a dead link or anchor fails
+	@scripts/setup.sh docs
+	.venv/bin/zensical build --strict --clean
 
 bench: ## the measurements of docs/performance.md; BENCH_ARGS=--quick for a look in two minutes
 	@scripts/setup.sh bench

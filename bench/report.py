@@ -67,6 +67,16 @@ def put_throughput(stage: Stage, speeds: Speeds, rounds: int) -> None:
     cpu = [speeds[name, 0].cpu_per_1000 for name in ("ours-postgresql", "ours-sqlite")]
     lines += [f"| client CPU, s per 1,000 shares at 0 ms | {cpu[0]:.2f} | {cpu[1]:.2f} | ≤ 0.8 |", ""]
     put("throughput", lines)
+    at_once = [speeds[name, 0].per_second for name in ("ours-postgresql", "ours-sqlite")]
+    later = [speeds[name, 50].per_second for name in ("ours-postgresql", "ours-sqlite")]
+    put(
+        "speed",
+        [
+            f"- **{at_once[0]:,.0f} shares a second** on PostgreSQL ({at_once[1]:,.0f} on SQLite) with an API "
+            f"that answers at once; {later[0]:,.0f} ({later[1]:,.0f}) with answers after 50 ± 20 ms. "
+            "The default limit is 20.",
+        ],
+    )
     PICTURE.write_text(_picture(speeds))
 
 
@@ -84,6 +94,15 @@ def put_scale(stage: Stage, sizes: Sequence[Size]) -> None:
             f"| {size.ledger_mb:,.0f} |"
         )
     put("scale", [*lines, ""])
+    largest = max((size for size in sizes if size.world.kind == "postgresql"), key=lambda size: size.world.chats)
+    put(
+        "size",
+        [
+            f"- **{largest.peak_mb:.0f} MB of memory and {largest.pass_seconds:.1f} seconds** for a pass over "
+            f"{largest.world.chats:,} chats on PostgreSQL, "
+            "of which 1,000 are due. Memory does not grow with the table.",
+        ],
+    )
 
 
 def put_resources(stage: Stage, starting: Mapping[str, float], idle: Mapping[str, Idle]) -> None:
@@ -95,7 +114,7 @@ def put_resources(stage: Stage, starting: Mapping[str, float], idle: Mapping[str
 
 
 def put_together(stage: Stage, speeds: Mapping[str, Together]) -> None:
-    lines = ["", stamp(stage, "API of 50 ± 20 ms, 20 calls in flight in each process"), ""]
+    lines = ["", stamp(stage, "API of 50 ± 20 ms, 20 requests in flight in each process"), ""]
     lines += ["| the workers | one process, shares/s | four | times as many |", "|---|---:|---:|---:|"]
     lines += [
         f"| {place} | {found.one_per_second:,.0f} | {found.four_per_second:,.0f} | **{found.ratio:.2f}** |"

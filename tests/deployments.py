@@ -222,8 +222,9 @@ def host(root: Path) -> Places:
 # Documents
 
 
-def blocks(language: str, heading: str) -> list[str]:
-    """The code blocks of a section of docs/operations.md."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    (section,) = re.findall(rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+def blocks(language: str, page: str, heading: str = "") -> list[str]:
+    """The code blocks of a page in docs, or of its section with a heading of the third level."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    if heading:
+        (text,) = re.findall(rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

@@ -151,28 +151,28 @@ class Expected:
 ONCE = {CHAT: 1, **dict.fromkeys(NEIGHBOURS, 1)}
 EXPECTED = {
     "A recipient complains": Expected(shared_today, ["already_today", "shared", "paused"], ONCE),
-    "A line's card was inactive this morning": Expected(
+    "A line's card was inactive": Expected(
         card_was_inactive,
         ["no active card", "2012", "active", "shared  ", "shared  "],
         {CHAT: 2, **dict.fromkeys(NEIGHBOURS, 1)},
     ),
     "Linq refused a line": Expected(line_was_refused, ["Linq refused it (403/2027), until ", "2027"], {CHAT: 1}),
-    "The key was of another account": Expected(
+    "The key belonged to another account": Expected(
         key_was_of_another_account,
         ["All is well", "3 chats restored", "shared  3", "already_today  3"],
         {CHAT: 2, **dict.fromkeys(NEIGHBOURS, 2)},
     ),
-    "Linq was down at 10": Expected(
+    "Linq was down": Expected(
         linq_was_down,
         ["stopped", "completed", "unknown", "shared  10"],
         {},
     ),
-    "A key was rotated": Expected(
+    "The API key was refused": Expected(
         key_was_refused, ["accepted", "shared  ", "shared  1"], {CHAT: 2, **dict.fromkeys(NEIGHBOURS, 1)}
     ),
-    "Someone ran it twice": Expected(ran_twice, ["completed", "shared"], ONCE),
-    "What did we do to this chat in March?": Expected(had_a_march, ["2026-03-09", "2026-03-31"], {}),
-    "Calling again today": Expected(card_was_inactive, ["no_card"], {CHAT: 1}),
+    "Somebody started it twice": Expected(ran_twice, ["completed", "shared"], ONCE),
+    "What happened in a chat in March": Expected(had_a_march, ["2026-03-09", "2026-03-31"], {}),
+    "Share again today": Expected(card_was_inactive, ["no_card"], {CHAT: 1}),
     "The ledger has grown large": Expected(shared_today, [""], ONCE),
 }
 

@@ -1,5 +1,6 @@
 """The files that deploy the worker: well-formed, and true to its settings, commands and metrics."""
 
+import ast
 import configparser
 import json
 import re
@@ -19,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from typer.core import TyperGroup
 
 from tests import deployments
+from tests.test_docs import DOCUMENTS, section
 from worker import cli
 from worker.service.metrics import Metrics
 from worker.settings import SECRETS, Settings
@@ -288,7 +290,7 @@ def test_an_alert_asks_for_metrics_that_exist_and_has_a_runbook(rule: Yaml) -> N
 @pytest.mark.skipif(not PROMTOOL, reason="needs promtool, which scripts/setup.sh fetches where there is apt")
 def test_prometheus_takes_the_rules_and_the_documented_scrape_and_alerts_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "prometheus-alerts.yml", tmp_path)
-    (scrape,) = deployments.blocks("yaml", "`serve`")
+    (scrape,) = deployments.blocks("yaml", "monitoring", "`serve`")
     (tmp_path / "prometheus.yml").write_text(scrape)
     (tmp_path / "tests.yml").write_text((ROOT / "tests" / "alerts.yml").read_text())
     for words in (["check", "config", "prometheus.yml"], ["test", "rules", "tests.yml"]):
@@ -297,8 +299,51 @@ def test_prometheus_takes_the_rules_and_the_documented_scrape_and_alerts_when_it
 
 
 def test_every_runbook_entry_belongs_to_an_alert() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text().partition("\n## Runbook\n")[2]
+    text = section("Alerts", (ROOT / "docs" / "runbook.md").read_text())
     assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == [rule["alert"] for rule in alerts()]
+
+
+REASONS = (
+    "sharing/calls.py sharing/limits.py sharing/share_pass.py sharing/walk.py ledger/runs.py db/faults.py db/schema.py"
+)
+"""The modules that say why a pass ended or could not begin."""
+
+
+def reasons(module: str) -> Iterator[str]:
+    """Each reason in a module as a regular expression: the texts given as a reason, with anything for what differs."""
+    for node in ast.walk(ast.parse((ROOT / "worker" / module).read_text())):
+        match node:
+            case ast.FunctionDef(name="_reason_to_stop" | "_mismatch" | "describe"):
+                yield from (pattern(leaf.value) for leaf in ast.walk(node) if isinstance(leaf, ast.Return))
+            case ast.Assign(targets=[ast.Name(id="reason" | "msg")], value=ast.JoinedStr() as text):
+                yield pattern(text)
+            case ast.Assign(targets=[ast.Attribute(attr="stayed_due")], value=ast.BoolOp(values=[*_, text])):
+                yield pattern(text)
+            case ast.AnnAssign(target=ast.Name(id="hints" | "meanings" | "WHAT_TO_LOOK_AT"), value=ast.Dict() as texts):
+                yield from map(pattern, texts.values)
+            case ast.AnnAssign(target=ast.Name(id="ASK_LINQ"), value=ast.Constant() as text):
+                yield pattern(text)
+            case ast.Call(func=ast.Attribute(attr="_end"), args=[ast.JoinedStr() as text]):
+                yield pattern(text)
+            case ast.keyword(arg="detail", value=ast.JoinedStr() | ast.Constant() as text):
+                yield pattern(text)
+
+
+def pattern(text: ast.expr | None) -> str:
+    """A text of the source as a regular expression, without the name of the database before it; empty if it is none."""
+    parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+    texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+    fixed = [re.escape(part) if isinstance(part, str) else ".+" for part in texts]
+    whole = re.sub(r"^the\\ database\\ \.\+:?\\ ", "", "".join(fixed))
+    return "" if whole == ".+" else whole
+
+
+@pytest.mark.parametrize("module", REASONS.split())
+def test_the_runbook_explains_every_reason_why_a_pass_ends(module: str) -> None:
+    text = (ROOT / "docs" / "runbook.md").read_text()
+    found = [reason for reason in reasons(module) if reason]
+    assert found
+    assert [reason for reason in found if not re.search(reason, text)] == []
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
@@ -316,16 +361,21 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} == families, "it shows all there is"
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/simulator.md"])
+def command_lines(document: str) -> list[str]:
+    """The commands of ours in a document's blocks, each without the program's name and a comment."""
+    blocks = "\n".join(re.findall(r"```(?:sh|cron)\n(.*?)```", (ROOT / document).read_text(), re.DOTALL))
+    return re.findall(r"(?:(?<![\w/.-])|/bin/)share-worker ([a-z]+(?: [^#&\n]*)?)", blocks)
+
+
+@pytest.mark.parametrize("document", [*filter(command_lines, DOCUMENTS)])
 def test_documents_name_only_commands_that_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    blocks = "\n".join(re.findall(r"```(?:sh|cron)\n(.*?)```", text, re.DOTALL))
-    lines = re.findall(r"(?<![\w/.-])share-worker ((?:[a-z]+)(?: [^#&\n]*)?)", blocks)
-    assert lines
-    for line in lines:
-        words = line.split()
-        if words[0] in {"share", "is"} or words[0].startswith("-"):
-            continue
-        assert_is_a_command([word for word in words if not word.startswith(("'", '"'))])
-    for name in re.findall(r"`share-worker ([a-z]+)", text):
+    for line in command_lines(document):
+        assert_is_a_command([word for word in line.split() if not word.startswith(("'", '"'))])
+    for name in re.findall(r"`share-worker ([a-z]+)", (ROOT / document).read_text()):
         assert name in COMMANDS
+
+
+def test_the_pages_for_operators_show_commands() -> None:
+    pages = {"README.md", "docs/admin.md", "docs/operations.md", "docs/runbook.md", "docs/simulator.md"}
+    pages |= {f"docs/deploy/{name}.md" for name in ("compose", "kubernetes", "systemd", "cron")}
+    assert pages <= set(filter(command_lines, DOCUMENTS))

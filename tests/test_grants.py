@@ -1,4 +1,4 @@
-"""The roles of docs/operations.md, made with its SQL as it stands: what each may do, and what is said if not."""
+"""The roles of docs/database.md, made with its SQL as it stands: what each may do, and what is said if not."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from worker.simulator.server import serving
 
 ROLES, IN_A_SCHEMA, IN_PUBLIC, GRANTS = re.findall(
     r"```sql\n(.*?)```",
-    section("Roles on PostgreSQL", (ROOT / "docs" / "operations.md").read_text()),
+    section("Roles on PostgreSQL", (ROOT / "docs" / "database.md").read_text()),
     re.DOTALL,
 )
 PASSWORDS = dict(re.findall(r"CREATE ROLE (\w+) LOGIN PASSWORD '(.+)'", ROLES))
@@ -141,6 +141,14 @@ FOR_A_WORKER = (
     ("cards", "list"),
 )
 FOR_A_READER = (("status",), ("explain", "again"), ("attempts",), ("runs",))
+
+
+async def test_the_documented_sql_removes_every_table(roles: Roles) -> None:
+    page = (ROOT / "docs" / "database.md").read_text()
+    of_a_schema, of_public = re.findall(r"```sql\n(.*?)```", section("Remove the tables", page), re.DOTALL)
+    roles.admin.execute(of_a_schema if roles.schema else of_public)
+    left = "SELECT tablename FROM pg_tables WHERE schemaname IN ('sharing', 'public')"
+    assert roles.admin.execute(left).fetchall() == []
 
 
 async def test_a_worker_that_may_create_nothing_can_do_all_its_work(roles: Roles, live: Scene) -> None:

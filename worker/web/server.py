@@ -1,7 +1,7 @@
 """Serves an ASGI application in the caller's event loop, for the time of a block; the loop and its signals stay ours.
 
 The number of connections, the size of a request's head and the idle time of a connection are limited. A client that
-sends its request slowly is left to a reverse proxy: docs/operations.md says how to put one in front.
+sends its request slowly is left to a reverse proxy: docs/webhooks.md says how to put one in front.
 """
 
 import asyncio
