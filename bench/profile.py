@@ -14,7 +14,7 @@ from bench.throughput import IN_FLIGHT
 PARTS: Final = (
     ("the event loop, waiting", ("select (selectors.py",)),
     ("logs", ("worker/logs.py", "structlog/", "logging/__init__.py")),
-    ("call: HTTP (llhttp, httpx, sockets)", ("worker/linq/", "httpx/")),
+    ("request: HTTP (llhttp, httpx, sockets)", ("worker/linq/", "httpx/")),
     ("claim", ("claim (worker/ledger/attempts.py",)),
     ("record", ("record (worker/ledger/attempts.py",)),
     (
@@ -26,7 +26,7 @@ PARTS: Final = (
         ),
     ),
     ("commit, begin, connections", ("worker/db/", "sqlalchemy/", "psycopg/", "aiosqlite/", "sqlite3/")),
-    ("turns and tasks", ("worker/sharing/calls.py",)),
+    ("the loop of the pass, tasks", ("worker/sharing/calls.py",)),
 )
 """The parts, and the frames by which they are known; the first that fits takes the sample."""
 

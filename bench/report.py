@@ -81,7 +81,7 @@ def put_throughput(stage: Stage, speeds: Speeds, rounds: int) -> None:
 
 
 def put_scale(stage: Stage, sizes: Sequence[Size]) -> None:
-    lines = ["", stamp(stage, "1,000 chats due, a fifth called earlier that day, API of 0 ms"), ""]
+    lines = ["", stamp(stage, "1,000 chats due, a fifth shared with earlier that day, API of 0 ms"), ""]
     lines += [
         "| database | chats | attempts before | pass, s | `run`, s | `run --dry-run`, s "
         "| memory, MB | dry run, MB | size, MB |",

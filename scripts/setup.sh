@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv fit for the work: 'setup.sh' for running the worker, 'setup.sh dev' for its tests and checks too,
-# 'setup.sh bench' for measuring it.
+# 'setup.sh bench' for measuring it, 'setup.sh docs' for building its documentation site.
 # It may be run from any state: a moved, half-made or outdated environment is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
