@@ -202,7 +202,9 @@ def anchors(text: str) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     file = ROOT / document
-    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)", file.read_text()):
+    text = file.read_text()
+    links = re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)", text) + re.findall(r'src(?:set)?="([^"]+)"', text)
+    for target in links:
         path, _, anchor = target.partition("#")
         there = file.parent / path if path else file
         assert there.exists(), target
