@@ -305,8 +305,9 @@ def test_every_runbook_entry_belongs_to_an_alert() -> None:
 
 REASONS = (
     "sharing/calls.py sharing/limits.py sharing/share_pass.py sharing/walk.py ledger/runs.py db/faults.py db/schema.py"
+    " questions/troubles.py"
 )
-"""The modules that say why a pass ended or could not begin."""
+"""The modules that say why a pass ended or could not begin, and what needs attention."""
 
 
 def reasons(module: str) -> Iterator[str]:
@@ -325,7 +326,7 @@ def reasons(module: str) -> Iterator[str]:
                 yield pattern(text)
             case ast.Call(func=ast.Attribute(attr="_end"), args=[ast.JoinedStr() as text]):
                 yield pattern(text)
-            case ast.keyword(arg="detail", value=ast.JoinedStr() | ast.Constant() as text):
+            case ast.keyword(arg="detail" | "reason", value=ast.JoinedStr() | ast.Constant() as text):
                 yield pattern(text)
 
 
