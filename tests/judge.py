@@ -69,7 +69,8 @@ def open_ledger(database_url: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         return create_engine(url.set(drivername="sqlite"), isolation_level="AUTOCOMMIT")
     named = {"application_name": NAME}
-    return create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", connect_args=named)
+    server = url.set(drivername="postgresql+psycopg")
+    return create_engine(server, isolation_level="AUTOCOMMIT", connect_args=named, pool_pre_ping=True)
 
 
 class Judge(Account):

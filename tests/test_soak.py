@@ -18,7 +18,7 @@ async def test_a_worker_that_serves_for_days_holds_no_more_of_the_machine_than_a
 
 def lived(**changes: float) -> list[Day]:
     """Thirty days, in which something grows by so much a day."""
-    flat = {"rss_mb": 90.0, "files": 30, "sockets": 22, "tasks": 2, "threads": 2, "objects": 100_000}
+    flat = {"rss_mb": 90.0, "files": 30, "sockets": 22, "tasks": 2, "threads": 2, "objects": 100_000, "own": 300}
     return [
         Day(day="", passes=[], **{name: level + number * changes.get(name, 0) for name, level in flat.items()})  # type: ignore[typeddict-item] # mypy cannot read the names
         for number in range(30)
@@ -26,7 +26,8 @@ def lived(**changes: float) -> list[Day]:
 
 
 @pytest.mark.parametrize(
-    ("name", "a_day"), [("rss_mb", 0.4), ("files", 1), ("sockets", 1), ("tasks", 1), ("threads", 1), ("objects", 500)]
+    ("name", "a_day"),
+    [("rss_mb", 0.4), ("files", 1), ("sockets", 1), ("tasks", 1), ("threads", 1), ("objects", 500), ("own", 1)],
 )
 def test_what_grows_day_by_day_is_named(name: str, a_day: float) -> None:
     (found,) = growth(lived(**{name: a_day}))
