@@ -98,4 +98,8 @@ class Postman:
             at - STALE if letter.broken == "timestamp" else at,
             body=body,
         )
-        return (await client.post(PATH, headers=headers, content=content)).status_code
+        try:
+            return (await client.post(PATH, headers=headers, content=content)).status_code
+        except httpx.HTTPError as error:
+            self.wrong.append(f"{letter.event['event_type']} got no answer: {error!r}")
+            return 0

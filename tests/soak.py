@@ -60,6 +60,8 @@ MEGABYTES: Final = 4.0
 PAGE_CACHES: Final = 10.0
 """And by so much more on SQLite, whose five connections fill a cache of 2 MB each as the file grows."""
 OBJECTS: Final = 5_000
+MOST_SHOWN: Final = 20
+"""Things that are wrong."""
 Amount = Literal["rss_mb", "objects"]
 Level = Literal["files", "sockets", "tasks", "threads", "own"]
 LEVELS: Final[Mapping[Level, int]] = {"files": 4, "sockets": 2, "tasks": 0, "threads": 2, "own": 4}
@@ -421,7 +423,7 @@ def main() -> int:
     for kind in ("sqlite", "postgresql") if told.database == "both" else (told.database,):
         with new_database(kind) as url:
             month = asyncio.run(soak(url, kind=kind, days=told.days, count=told.chats, seed=told.seed, say=say))
-        for each in month.wrong:
+        for each in month.wrong[:MOST_SHOWN]:
             say(f"  WRONG: {each}")
         webhooks = ", ".join(f"{n:,} {result}" for result, n in sorted(month.webhooks.items()))
         say(f"{kind}: {month.calls:,} calls in {len(month.days)} days; webhooks: {webhooks}; {_ruling(month)}")

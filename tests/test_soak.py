@@ -14,6 +14,9 @@ async def test_a_worker_that_serves_for_days_holds_no_more_of_the_machine_than_a
     assert len(month.days) == 5
     assert sum(len(day["passes"]) for day in month.days) == 6, "one was stopped by a refused key and taken up again"
     assert month.calls > 200
+    assert month.webhooks["written"] > 300, "each was answered 204, and the table is as they say"
+    assert month.webhooks["refused"] == 5 * 3 * 4, "each day four kinds of forged or broken ones came, three times"
+    assert month.webhooks["failed"] > 0, "some were answered 503, and came again"
 
 
 def lived(**changes: float) -> list[Day]:
