@@ -3,9 +3,9 @@
     python -m tests.soak --days 30 --chats 20000 --database both
 
 One real process (`tests.long_lived`) serves a pass a day. Around it, each day, chats are added and written to, a card
-changes, a line is flagged, Linq misbehaves, and now and then the database's sessions are cut. Half of what happens the
-partner writes into the table; of the other half only webhooks tell (`tests.postman`), in the morning, in the middle of
-the pass and in the evening: some twice, some in the wrong order, some forged.
+changes, a line is flagged, Linq misbehaves, and now and then the database's sessions are cut. The partner writes
+half of the messages and a third of the new chats into the table; only webhooks (`tests.postman`) tell of the rest, in
+the morning, in the middle of the pass and in the evening: some twice, some in the wrong order, some forged.
 
 Its memory, open files, sockets, tasks, threads and objects are printed day by day. The exit code is 1 if they grow, if
 Linq was called twice in a chat and day, if a webhook was answered otherwise than docs/webhooks.md says, or if the table
