@@ -40,6 +40,9 @@ READ_SECONDS: Final = 600.0
 WRITE_SECONDS: Final = 60.0
 """How long a transaction may take; counting a million chats is a long read, while writes are all short."""
 
+INTERRUPTED_EVERY: Final = 0.05
+"""Seconds between two interruptions of SQLite, until its block has ended."""
+
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a streamed query in memory at once."""
 
@@ -142,12 +145,17 @@ async def _limited(connection: AsyncConnection, seconds: float) -> AsyncIterator
 
     async def interrupt() -> None:
         await asyncio.sleep(seconds)
-        if driver is not None:
+        while driver is not None:  # between two statements there is nothing to interrupt
             await driver.interrupt()
+            await asyncio.sleep(INTERRUPTED_EVERY)
 
     timer = asyncio.create_task(interrupt())
     try:
         yield
+    except asyncio.CancelledError:
+        if driver is not None:
+            await driver.interrupt()  # or its thread would go on
+        raise
     finally:
         timer.cancel()
         with contextlib.suppress(asyncio.CancelledError):

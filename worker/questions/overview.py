@@ -26,7 +26,7 @@ class State(Word):
     ATTENTION = "attention", "shares are made, but something needs a look"
     WAITING = "waiting", "no pass was made yet"
     WELL = "well", "all is well"
-    UNKNOWN = "unknown", "the database does not answer"
+    UNKNOWN = "unknown", "the database has not answered"
 
 
 STOPS_SHARES: Final = (TroubleKind.PASS, TroubleKind.KEY, TroubleKind.MISSED)

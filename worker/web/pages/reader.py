@@ -26,6 +26,9 @@ DAYS: Final = 30
 PATIENCE: Final = 0.15
 """Seconds that a page waits for an answer that is being asked for."""
 
+FIRST_PATIENCE: Final = 2.0
+"""The same for the first answer, without which there is little to show."""
+
 PAGE_SECONDS: Final = 2.0
 """How long the database may work for one list."""
 
@@ -66,7 +69,7 @@ class Reader:
 
     async def overview(self) -> Figure[Overview]:
         """The passes and what is in trouble."""
-        return await self._overview.get(PATIENCE)
+        return await self._overview.get(PATIENCE if self._overview.is_known else FIRST_PATIENCE)
 
     async def lines(self) -> Figure[list[LineState]]:
         """Every line with its card."""
