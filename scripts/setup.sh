@@ -41,10 +41,11 @@ fi
 pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --upgrade 'pip>=25.1' # the first pip that reads dependency groups
 if [[ $what == dev && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-  # Programs that tests need: a real pooler, jq, systemd-analyze, promtool. Tests without theirs are left out, and the
+  # Programs that tests need: a real pooler, a browser, jq, systemd-analyze, promtool. Tests without theirs are left out, and the
   # suite's last lines say so.
   missing=()
   [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+  command -v chromium >/dev/null || missing+=(chromium)
   command -v jq >/dev/null || missing+=(jq)
   command -v systemd-analyze >/dev/null || missing+=(systemd)
   [[ -x .venv/bin/promtool && ${#missing[@]} == 0 ]] || apt-get update -qq >/dev/null 2>&1 || true

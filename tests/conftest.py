@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests import poolers
+from tests import browsers, poolers
 from tests.commands import KEY
 from tests.databases import plain, postgresql_server
 from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
@@ -71,24 +71,31 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+NEEDED = {"pooler": poolers.PROGRAM, "browser": browsers.PROGRAM}
+"""The program that the tests with a marker need; None: it is not there."""
+
 LONGEST_FIRST = ("test_machine.py", "test_torture.py", "test_soak.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest tests: at the end, one would keep a single process busy.
 
-    Leave out the tests behind a pooler where there is none and it could not be installed.
+    Leave out the tests behind a pooler, or in a browser, where there is none and it could not be installed.
     """
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
-    if poolers.PROGRAM is None and (left_out := [item for item in items if item.get_closest_marker("pooler")]):
+    absent = [name for name, program in NEEDED.items() if program is None]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out."""
-    if poolers.PROGRAM is None:
+    if NEEDED["pooler"] is None:
         terminalreporter.write_line("Left out: the tests behind PgBouncer (tests/test_pooler.py); install pgbouncer.")
+    if NEEDED["browser"] is None:
+        terminalreporter.write_line("Left out: the tests in a browser (tests/test_browser.py); install chromium.")
 
 
 @pytest.hookimpl(wrapper=True)
