@@ -5,10 +5,10 @@ import asyncio
 import sys
 from typing import Final
 
-from bench import plans, profile, report, resources, scale, throughput, webhooks
+from bench import pages, plans, profile, report, resources, scale, throughput, webhooks
 from bench.stage import KINDS, Stage, staged
 
-PARTS: Final = ("throughput", "scale", "plans", "resources", "together", "webhooks", "profile")
+PARTS: Final = ("throughput", "scale", "plans", "resources", "together", "webhooks", "page", "profile")
 
 
 def main() -> None:
@@ -50,6 +50,8 @@ def _measure(stage: Stage, part: str, *, rounds: int, history: bool) -> None:
             report.put_together(stage, resources.together(stage))
         case "webhooks":
             report.put_webhooks(stage, webhooks.measure(stage))
+        case "page":
+            report.put_page(stage, pages.measure(stage, pages.worlds(quick=stage.quick, history=history)))
         case _:
             report.put_profile(stage, {kind: profile.measure(stage, kind) for kind in KINDS})
 

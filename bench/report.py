@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import machine, webhooks
+from bench import machine, pages, webhooks
 from bench.measure import ENTRIES
+from bench.pages import Answered
 from bench.resources import Idle, Together
 from bench.scale import Size
 from bench.stage import Stage
@@ -132,6 +133,20 @@ def put_webhooks(stage: Stage, found: Mapping[str, webhooks.Taken]) -> None:
         for kind, taken in found.items()
     ]
     put("webhooks", [*lines, ""])
+
+
+def put_page(stage: Stage, found: Sequence[Answered]) -> None:
+    lines = ["", stamp(replace(stage, client_core=None), f"each view {pages.TIMES} times, one after the other"), ""]
+    for world in dict.fromkeys(answered.world for answered in found):
+        lines += [f"{world.kind}, {world.chats:,} chats, {world.attempts:,} attempts:", ""]
+        lines += ["| view | half took less than | the slowest |", "|---|---:|---:|"]
+        lines += [
+            f"| {answered.view} | {answered.half:.0f} ms | {answered.slowest:.0f} ms |"
+            for answered in found
+            if answered.world == world
+        ]
+        lines.append("")
+    put("page", lines)
 
 
 def put_profile(stage: Stage, parts: Mapping[str, Mapping[str, float]]) -> None:

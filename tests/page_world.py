@@ -149,7 +149,7 @@ def _day(
         "started_at": began,
         "finished_at": began + timedelta(seconds=len(rows) / 20 + 1),
         "status": "stopped" if is_stopped else "completed",
-        "detail": "10 requests in a row got no answer" if is_stopped else None,
+        "detail": "10 requests in a row got no answer of Linq's, the last one: 503" if is_stopped else None,
         "tally": tally | {"left": not_due if is_stopped else 0, "skipped": {} if is_stopped else {"no_card": not_due}},
     }
     return rows, run

@@ -46,8 +46,14 @@ async def settled(page: Served) -> dict[str, object]:
     """The overview, once everything was counted."""
     while True:
         found = await document(page, "/")
-        if found["state"] != "unknown" and found["verdicts"] is not None and found["lines"] is not None:
+        if found["state"] != "reading" and found["verdicts"] is not None and found["lines"] is not None:
             return found
+
+
+async def shows(page: Served, path: str, words: str) -> None:
+    """Wait until a view shows the words: figures are read beside it."""
+    while words not in (await get(page, path)).text:
+        pass
 
 
 async def count(engine: AsyncEngine, where: str) -> int:
@@ -205,8 +211,7 @@ async def test_a_pass_that_runs_shows_how_far_it_is(page: Served, engine: AsyncE
     page.progress.outcomes[Outcome.SHARED] = 300
     path = f"/passes/{running_pass()['id']}"
     for view in ("/", path):
-        assert "300 of 1,200 attempted, 25 %" in (await get(page, view)).text
-        page.clock.move(seconds=5)
+        await shows(page, view, "300 of 1,200 attempted, 25 %")
     async with db.write(engine) as connection:
         await connection.execute(update(runs).where(runs.c.status == "running").values(worker="another:1"))
         row = running_pass() | {"chat_id": "other", "sequence": 0, "outcome": "shared", "run_id": running_pass()["id"]}
@@ -214,7 +219,7 @@ async def test_a_pass_that_runs_shows_how_far_it_is(page: Served, engine: AsyncE
         of_it = {name: value for name, value in row.items() if name in names} | {"claimed_at": NOW}
         await connection.execute(insert(share_attempts).values(of_it))
     page.clock.move(minutes=5)
-    assert "1 attempted so far" in (await get(page, "/")).text
+    await shows(page, "/", "1 attempted so far")
 
 
 @sqlite_only
@@ -251,10 +256,8 @@ async def test_what_takes_too_long_is_ended_by_the_database_and_said(
         answer = await get(page, "/chats?verdict=dormant")
         assert answer.status_code == 503
         assert "longer than a page may take" in answer.text
-        overview = await get(page, "/")
-        while "needs longer than" not in overview.text:
-            overview = await get(page, "/")
-        assert "The chats are being counted" in overview.text
+        await shows(page, "/", "needs longer than 0.1 s")
+        await shows(page, "/", "The chats are being counted")
 
 
 # To whom

@@ -26,6 +26,7 @@ class State(Word):
     ATTENTION = "attention", "shares are made, but something needs a look"
     WAITING = "waiting", "no pass was made yet"
     WELL = "well", "all is well"
+    READING = "reading", "the first figures are being read"
     UNKNOWN = "unknown", "the database has not answered"
 
 

@@ -56,11 +56,6 @@ class Latest(Generic[T]):
         self._figure: Figure[T] = Figure()
         self._asking: asyncio.Task[None] | None = None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there is an answer."""
-        return self._figure.value is not None
-
     async def get(self, patience: float) -> Figure[T]:
         """The latest answer. If it is old, it is asked for again, and waited for at most `patience` seconds."""
         if self._asking is None and self._clock.monotonic() >= self._kept_until:

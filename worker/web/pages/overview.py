@@ -1,5 +1,6 @@
 """The overview: how it stands, trouble first."""
 
+import asyncio
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -19,6 +20,8 @@ from worker.web.pages.render import Reading, View
 from worker.wording.lines import resting_text
 
 REFRESHED_SECONDS: Final = 5
+REFRESHED_FIRST_SECONDS: Final = 1
+"""As long as figures are missing."""
 
 LINES_SHOWN: Final = 50
 """Lines of the overview; those that cannot share come first."""
@@ -26,15 +29,16 @@ LINES_SHOWN: Final = 50
 
 async def overview_view(reader: Reader, reading: Reading, progress: PassProgress, resume_at: datetime | None) -> View:
     """The page at `/`."""
-    figure = await reader.overview()
-    lines, verdicts = await reader.lines(), await reader.verdicts()
-    today, before = await reader.today(), await reader.days_before()
+    figure, lines, verdicts, today, before = await asyncio.gather(
+        reader.overview(), reader.lines(), reader.verdicts(), reader.today(), reader.days_before()
+    )
     day = reader.rules.share_day(reading.now)
     days = _days(day, today, before)
     bars = day_bars(days)
     failures = [each.failure for each in (figure, lines, verdicts, today, before) if each.failure]
     seen = figure.value
-    state = State.UNKNOWN if seen is None or figure.failure else seen.state
+    state = State.UNKNOWN if figure.failure else State.READING if seen is None else seen.state
+    is_whole = all(each.value is not None for each in (figure, lines, verdicts, today, before))
     context = {
         "state": state,
         "failure": failures[0] if failures else None,
@@ -69,7 +73,7 @@ async def overview_view(reader: Reader, reading: Reading, progress: PassProgress
             "lines": None if lines.value is None else [_line_document(line, reading) for line in lines.value],
         },
         status=503 if state is State.UNKNOWN and seen is None and figure.failure else 200,
-        refreshed_seconds=REFRESHED_SECONDS,
+        refreshed_seconds=REFRESHED_SECONDS if is_whole else REFRESHED_FIRST_SECONDS,
     )
 
 

@@ -26,9 +26,6 @@ DAYS: Final = 30
 PATIENCE: Final = 0.15
 """Seconds that a page waits for an answer that is being asked for."""
 
-FIRST_PATIENCE: Final = 2.0
-"""The same for the first answer, without which there is little to show."""
-
 PAGE_SECONDS: Final = 2.0
 """How long the database may work for one list."""
 
@@ -36,7 +33,7 @@ COUNT_SECONDS: Final = 60.0
 """How long the database may work for a count that is made beside the page."""
 
 AT_ONCE: Final = 2
-"""Connections that the page takes at most, of each kind of question; the others are for passes and webhooks."""
+"""Connections that lists take at most, and as many for the quick figures; slow counts take one."""
 
 PASSES_REMEMBERED: Final = 50
 
@@ -56,20 +53,23 @@ class Reader:
         self.clock = clock
         self.has_webhooks = has_webhooks
         self._engine = engine
-        self._counting = asyncio.Semaphore(AT_ONCE)
+        self._quick = asyncio.Semaphore(AT_ONCE)
+        self._slow = asyncio.Semaphore(1)
         self._listing = asyncio.Semaphore(AT_ONCE)
         self._overview = self._latest(
-            partial(read_overview, rules=rules, schedule=schedule, has_webhooks=has_webhooks), kept_seconds=1
+            partial(read_overview, rules=rules, schedule=schedule, has_webhooks=has_webhooks),
+            self._quick,
+            kept_seconds=1,
         )
-        self._lines = self._latest(partial(line_states, rules=rules), kept_seconds=5)
-        self._verdicts = self._latest(partial(count_verdicts, rules=rules), kept_seconds=5)
-        self._today = self._latest(self._count_today, kept_seconds=1)
-        self._days_before = self._latest(self._count_days_before, kept_seconds=300)
+        self._lines = self._latest(partial(line_states, rules=rules), self._quick, kept_seconds=5)
+        self._verdicts = self._latest(partial(count_verdicts, rules=rules), self._slow, kept_seconds=5)
+        self._today = self._latest(self._count_today, self._quick, kept_seconds=1)
+        self._days_before = self._latest(self._count_days_before, self._slow, kept_seconds=300)
         self._answers: dict[str, Latest[list[AnswerCount]]] = {}
 
     async def overview(self) -> Figure[Overview]:
         """The passes and what is in trouble."""
-        return await self._overview.get(PATIENCE if self._overview.is_known else FIRST_PATIENCE)
+        return await self._overview.get(PATIENCE)
 
     async def lines(self) -> Figure[list[LineState]]:
         """Every line with its card."""
@@ -92,7 +92,7 @@ class Reader:
         if run_id not in self._answers:
             while len(self._answers) >= PASSES_REMEMBERED:
                 await self._answers.pop(next(iter(self._answers))).finished()
-            self._answers[run_id] = self._latest(partial(_answers_of, run_id=run_id), kept_seconds=2)
+            self._answers[run_id] = self._latest(partial(_answers_of, run_id=run_id), self._slow, kept_seconds=2)
         return await self._answers[run_id].get(PATIENCE)
 
     @asynccontextmanager
@@ -116,12 +116,12 @@ class Reader:
         for answers in self._answers.values():
             await answers.finished()
 
-    def _latest(self, ask: Callable[..., Awaitable[T]], *, kept_seconds: float) -> Latest[T]:
+    def _latest(self, ask: Callable[..., Awaitable[T]], slots: asyncio.Semaphore, *, kept_seconds: float) -> Latest[T]:
         async def asked(now: datetime) -> T:
             async with db.glance(self._engine, COUNT_SECONDS) as connection:
                 return await ask(connection, now=now)
 
-        return Latest(asked, self.describe, self.clock, slots=self._counting, kept_seconds=kept_seconds)
+        return Latest(asked, self.describe, self.clock, slots=slots, kept_seconds=kept_seconds)
 
     async def _count_today(self, connection: AsyncConnection, *, now: datetime) -> Days:
         day = self.rules.share_day(now)
