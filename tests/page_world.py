@@ -35,7 +35,7 @@ PASSWORD: Final = "planted-page-password"
 SUPPORT, SALES, EVENTS, NEWS = "+14155550101", "+14155550102", "+14155550103", "+14155550104"
 NAMES: Final = {SUPPORT: "Acme Support", SALES: "Acme Sales", EVENTS: "Acme Events"}
 WORKER: Final = "worker-1:7"
-REFUSED: Final = "The recipient has opted out of messages from +14155550101"
+REFUSED: Final = "A card of +14155550101 was shared in this chat a moment ago"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +166,8 @@ def _attempt(random: Random, chat: str, day: date, run_id: str, at: datetime) ->
         "run_id": run_id,
         "claimed_at": at,
         "finished_at": at + timedelta(milliseconds=random.randint(40, 300)),
-        "http_status": {"shared": 200, "rejected": 403}.get(outcome),
-        "error_code": 2024 if outcome == "rejected" else None,
+        "http_status": {"shared": 202, "rejected": 429}.get(outcome),
+        "error_code": 1007 if outcome == "rejected" else None,
         "error_message": {"rejected": REFUSED, "unknown": "no answer within 30 s"}.get(outcome),
         "trace_id": f"{random.getrandbits(64):016x}" if outcome != "unknown" else None,
     }

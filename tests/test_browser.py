@@ -71,7 +71,7 @@ async def test_trouble_is_seen_first_and_every_figure_leads_to_its_rows(browser:
 
         await page.get_by_role("link", name="8 rejected", exact=True).click()
         await expect(page.locator("tbody tr")).to_have_count(8)
-        await expect(page.locator("tbody tr").first).to_contain_text("403/2024")
+        await expect(page.locator("tbody tr").first).to_contain_text("429/1007")
 
         await page.go_back()
         await page.get_by_role("link", name=f"{Verdict.NO_OUTBOUND} 25").click()

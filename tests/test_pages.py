@@ -1,5 +1,6 @@
 """The page of `serve` over real HTTP: what it says, to whom, and what it leaves out."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -122,7 +123,7 @@ async def test_a_database_that_fails_is_said_and_the_figures_stay(engine: AsyncE
 
 
 async def test_attempts_are_filtered_and_paged_by_key_without_loss(page: Served, engine: AsyncEngine) -> None:
-    query = "/attempts?since=2026-03-08&outcome=rejected&outcome=unknown&code=2024"
+    query = "/attempts?since=2026-03-08&outcome=rejected&outcome=unknown&code=1007"
     first = await document(page, query)
     assert {each["outcome"] for each in first["attempts"]} == {"rejected"}  # type: ignore[attr-defined] # a list
     seen: list[tuple[str, str]] = []
@@ -176,10 +177,10 @@ async def test_a_chat_is_explained_with_its_history(page: Served) -> None:
     path = f"/chats/{rejected['chat_id']}"
     found = await document(page, path)
     assert found["verdict"] == "already_today"
-    assert found["attempts"][0]["error_code"] == 2024  # type: ignore[index] # a list
+    assert found["attempts"][0]["error_code"] == 1007  # type: ignore[index] # a list
     html = (await get(page, path)).text
     assert "Next due" in html
-    assert "The recipient has opted out of messages from +141***01" in html
+    assert "A card of +141***01 was shared in this chat a moment ago" in html
     assert f"share-worker explain {rejected['chat_id']}" in html
     assert '<time datetime="2026-03-10T09:00:' in html
     assert 'UTC">2026-03-10 10:00:' in html
@@ -322,6 +323,17 @@ async def test_what_comes_through_a_proxy_or_under_another_name_needs_the_passwo
     async with served(engine, password=PASSWORD) as page:
         assert (await get(page, "/", **header)).status_code == 401
         assert (await get(page, "/", password=PASSWORD, **header)).status_code == 200
+
+
+@sqlite_only
+async def test_a_proxy_that_adds_no_header_is_known_by_its_old_http(engine: AsyncEngine) -> None:
+    async with served(engine) as page:
+        host, port = httpx.URL(page.url).host, httpx.URL(page.url).port
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET / HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+        assert (await reader.readline()).split()[1] == b"404"
+        writer.close()
+        await writer.wait_closed()
 
 
 @sqlite_only

@@ -95,8 +95,11 @@ class Gate:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a request names this machine, and no proxy passed it on: a foreign name may lead a browser here."""
-    if any(name in request.headers for name in FORWARDED):
+    """Whether a request names this machine, and no proxy passed it on: a foreign name may lead a browser here.
+
+    Browsers left HTTP/1.0 long ago; a proxy that adds no header may still use it.
+    """
+    if request.scope.get("http_version") == "1.0" or any(name in request.headers for name in FORWARDED):
         return False
     try:
         name = urlsplit(f"//{request.headers.get('host', '')}").hostname
