@@ -55,7 +55,7 @@ bench: ## the measurements of docs/performance.md; BENCH_ARGS=--quick for a look
 lock: ## pin what a deployment installs, with hashes and without index lines
 	@scripts/setup.sh dev
 	.venv/bin/python -m pip install --quiet uv
-	.venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	.venv/bin/uv pip compile pyproject.toml --extra notify --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements.lock
 	echo hatchling | .venv/bin/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements-build.lock

@@ -117,7 +117,7 @@ def test_every_outcome_is_explained() -> None:
 def test_every_log_event_is_documented_and_every_documented_one_exists() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     subjects = (
-        "pass|share|cards|line|lines|chats|claims|database|ledger|stale|serve|schedule|sync|webhook|heartbeat|page"
+        "pass|share|cards|lines?|chats|claims|database|ledger|stale|serve|schedule|sync|webhook|heartbeat|page|notify"
     )
     logged = {name for name in re.findall(rf'"((?:{subjects})\.[a-z]+)"', sources) if not name.endswith(".html")}
     told = {name for row in table(section("Log events")) for name in re.findall(r"`([a-z]+\.[a-z]+)`", row[0])}

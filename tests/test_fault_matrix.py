@@ -10,7 +10,7 @@ from tests.test_docs import ROOT, section, table
 MATRIX = (ROOT / "docs" / "fault-matrix.md").read_text()
 PLACES = [
     *("Reading the cards", "Share request", "Commit of a claim", "Commit of a record", "Row of the pass"),
-    *("Migration", "Heartbeat", "Sync", "Webhook"),
+    *("Migration", "Heartbeat", "Notification", "Sync", "Webhook"),
 ]
 FAULTS = [
     "refused",

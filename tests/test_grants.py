@@ -210,6 +210,12 @@ async def test_a_reader_can_look_and_is_told_that_it_may_only_read(roles: Roles,
             ("sent_messages", "INSERT, UPDATE, DELETE"),
             ("sources", "INSERT, UPDATE"),
         )
+    ] + [
+        [
+            "note",
+            "share_reader lacks INSERT, UPDATE, DELETE on notices, which only notifications (NOTIFY_URL) need: "
+            f"GRANT INSERT, UPDATE, DELETE ON {roles.table('notices')} TO share_reader",
+        ]
     ]
     assert (await share_worker("run", **settings)).code == 0
 

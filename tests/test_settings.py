@@ -30,8 +30,16 @@ KEY: Final = "planted-key-123"
 PASSWORD: Final = "planted-password-456"
 HEARTBEAT: Final = "https://heartbeat.example/planted-path-789"
 WEBHOOK: Final = "whsec_cGxhbnRlZC1zZWNyZXQtMTAx"
+NOTIFY: Final = "slack://planted-TokenA/planted-TokenB/planted-TokenC?to=a,b, mailto://me:planted-pass@mail.example"
 NAMES: Final = sorted(Settings.model_fields)
-SECRET_NAMES: Final = ["LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL", "STATUS_PASSWORD"]
+SECRET_NAMES: Final = [
+    "LINQ_API_KEY",
+    "LINQ_WEBHOOK_SECRET",
+    "DATABASE_URL",
+    "HEARTBEAT_URL",
+    "NOTIFY_URL",
+    "STATUS_PASSWORD",
+]
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -88,6 +96,7 @@ EVERY_SETTING: Final = {
     "SHARE_DRAIN_SECONDS": "40",
     "SYNC_BEFORE_PASS": "true",
     "HEARTBEAT_URL": HEARTBEAT,
+    "NOTIFY_URL": NOTIFY,
     "HTTP_HOST": "::1",
     "HTTP_PORT": "9000",
     "STATUS_PASSWORD": PASSWORD,
@@ -122,6 +131,10 @@ def assert_every_setting_was_read(settings: Settings) -> None:
     assert settings.status_password == PASSWORD
     assert settings.SHARE_KEEP_DAYS == 400
     assert settings.webhook_secrets == [WEBHOOK]
+    assert settings.notify_urls == [
+        "slack://planted-TokenA/planted-TokenB/planted-TokenC?to=a,b",
+        "mailto://me:planted-pass@mail.example",
+    ]
     assert (settings.HTTP_HOST, settings.HTTP_PORT) == ("::1", 9000)
     assert (settings.SHARE_REQUEST_TIMEOUT, settings.LOG_FORMAT, settings.LOG_LEVEL) == (12, "json", "debug")
 
@@ -512,6 +525,7 @@ def test_the_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         assert KEY not in printed
         assert PASSWORD not in printed
         assert "planted-path-789" not in printed
+        assert "planted-" not in printed
     assert settings.shown()["LINQ_API_KEY"] == "set"
     assert settings.shown()["DATABASE_URL"] == "postgresql://worker:***@db.example/shares"
     assert settings.shown()["SHARE_TIMEZONE"] == "Asia/Tokyo"
@@ -524,6 +538,25 @@ def test_the_secrets_that_logs_must_not_hold_are_the_key_the_password_and_the_he
     assert load().secrets == []
     set_all(monkeypatch, **EVERY_SETTING)
     assert {KEY, PASSWORD, HEARTBEAT} <= set(load().secrets)
+
+
+def test_tokens_in_a_notify_url_are_secrets_by_themselves_but_no_host_and_no_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(
+        "NOTIFY_URL", f"{NOTIFY},json://127.0.0.1:8080/planted%20path,ntfys://localhost/share-worker?token=planted-1"
+    )
+    secrets = set(load().secrets)
+    parts = {"planted-TokenA", "planted-TokenB", "planted-TokenC", "planted-pass", "planted path", "planted-1"}
+    assert parts <= secrets
+    assert not secrets & {"mail.example", "127.0.0.1", "localhost", "8080", "json", "me", "share-worker"}
+
+
+@pytest.mark.parametrize("value", ["planted-token", "slack:planted", "https://planted one", "1:// planted"])
+def test_a_notify_url_that_is_no_url_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NOTIFY_URL", value)
+    assert complaint().startswith("NOTIFY_URL must be an Apprise URL such as slack://...")
+    assert "planted" not in complaint()
 
 
 def test_a_password_is_a_secret_as_it_is_and_as_the_url_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:

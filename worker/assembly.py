@@ -1,7 +1,8 @@
 """Puts the worker together from its settings: the one place where a client, an engine or a rule is made of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import URL
@@ -15,6 +16,8 @@ from worker.linq.read_pace import ReadPace
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.service.heartbeat import Heartbeat
+from worker.service.notify import Counted, Notifier, Whom
+from worker.service.receivers import Receiver, make_receivers
 from worker.settings import Settings, proxy_for
 from worker.sharing.limits import Limits
 
@@ -97,6 +100,45 @@ def heartbeat(settings: Settings) -> Heartbeat:
         return Heartbeat(None)
     url = settings.HEARTBEAT_URL.get_secret_value()
     return Heartbeat(url, proxy=proxy_for(url))
+
+
+def receivers(settings: Settings) -> list[Receiver]:
+    """Who is told of troubles; empty without NOTIFY_URL.
+
+    Raises:
+        UsageError: Apprise is not installed, or does not know a URL; or the variable that names the proxy is wrong.
+    """
+    return make_receivers(settings.notify_urls, proxy_for)
+
+
+def whom(settings: Settings, told: Sequence[Receiver]) -> Whom:
+    """Who is told, and how a message reads."""
+    return Whom(
+        receivers=told,
+        rules=rules(settings),
+        source=f"From the share worker on {socket.gethostname()}, database {db.shown(database_url(settings))}.",
+        secrets=settings.secrets,
+    )
+
+
+def notifier(
+    settings: Settings,
+    engine: AsyncEngine,
+    told: Whom,
+    clock: Clock,
+    *,
+    schedule: Schedule | None = None,
+    counted: Counted | None = None,
+) -> Notifier:
+    """What looks for troubles and tells them; without a schedule no time can be missed."""
+    return Notifier(
+        engine,
+        told,
+        schedule=schedule,
+        has_webhooks=bool(settings.webhook_secrets),
+        clock=clock,
+        counted=counted,
+    )
 
 
 def database_url(settings: Settings) -> URL:

@@ -52,7 +52,7 @@ def configure_logging(*, form: LogFormat, level: LogLevel, colors: bool = False,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
-    redact = _redactor([secret for secret in secrets if len(secret) >= SHORTEST_SECRET])
+    redact = _redactor(secrets)
     last: list[Processor]
     if for_a_person:
         renderer = structlog.dev.ConsoleRenderer(
@@ -98,12 +98,19 @@ def _without_empty(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
     return {name: value for name, value in event.items() if value is not None}
 
 
+def hide(text: str, secrets: Collection[str]) -> str:
+    """A text with its secrets replaced, and with the middle of its phone numbers left out."""
+    known = _any_of(secrets)
+    return mask_phone_numbers(known.sub("***", text) if known else text)
+
+
+def _any_of(secrets: Collection[str]) -> re.Pattern[str] | None:
+    longest_first = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
 def _redactor(secrets: Collection[str]) -> Processor:
-    known = (
-        re.compile("|".join(re.escape(secret) for secret in sorted(secrets, key=len, reverse=True)))
-        if secrets
-        else None
-    )
+    known = _any_of(secrets)
 
     def clean(value: object) -> object:
         if isinstance(value, str):

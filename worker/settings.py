@@ -14,7 +14,7 @@ from datetime import UTC
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import httpx
@@ -37,15 +37,27 @@ KEY_MISSING: Final = (
     "LINQ_API_KEY is not set; set it to your Linq API key, or LINQ_API_KEY_FILE to a file that holds it"
 )
 
-SECRETS: Final = ("LINQ_API_KEY", "LINQ_WEBHOOK_SECRET", "DATABASE_URL", "HEARTBEAT_URL", "STATUS_PASSWORD")
+SECRETS: Final = (
+    "LINQ_API_KEY",
+    "LINQ_WEBHOOK_SECRET",
+    "DATABASE_URL",
+    "HEARTBEAT_URL",
+    "NOTIFY_URL",
+    "STATUS_PASSWORD",
+)
 """The settings that may also come from a file, named by `NAME_FILE`."""
 
-OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_", "STATUS_")
+OURS: Final = ("LINQ_", "SHARE_", "LOG_", "DATABASE_", "HEARTBEAT_", "HTTP_", "SYNC_", "STATUS_", "NOTIFY_")
 
 DOTENV: Final = ".env"
 
 SHORTEST_PASSWORD: Final = 8
 """Characters of STATUS_PASSWORD: a shorter one is found by trying."""
+
+NOTIFY_URL_SHAPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
+
+TOKEN: Final = re.compile(r"(?=.*[A-Z0-9%]).{8,}")
+"""A part of NOTIFY_URL that is a secret by itself, such as a token in its path."""
 
 LineReputation = Literal["CRITICAL", "AT_RISK", "none"]
 """Linq's words for lines that are not healthy, the worst first; `none` is ours."""
@@ -100,6 +112,19 @@ def _heartbeat_url(value: SecretStr | None) -> SecretStr | None:
             raise ValueError
         httpx.URL(url)
     return value
+
+
+def _notify_urls(value: SecretStr | None) -> SecretStr | None:
+    """Only what an Apprise URL looks like: whether it is one, Apprise tells when it is needed."""
+    for url in _split_urls(value.get_secret_value()) if value else ():
+        if not NOTIFY_URL_SHAPE.fullmatch(url):
+            raise ValueError
+    return value
+
+
+def _split_urls(held: str) -> list[str]:
+    """URLs with commas between them; a comma that no URL follows belongs to the URL before it."""
+    return [url for url in re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", held.strip(" ,\t\r\n")) if url]
 
 
 def _webhook_secrets(value: SecretStr | None) -> SecretStr | None:
@@ -225,6 +250,9 @@ class Settings(BaseSettings):
     HEARTBEAT_URL: Annotated[SecretStr | None, AfterValidator(_heartbeat_url)] = Field(
         None, description="an http:// or https:// URL"
     )
+    NOTIFY_URL: Annotated[SecretStr | None, AfterValidator(_notify_urls)] = Field(
+        None, description="an Apprise URL such as slack://... or mailtos://..., or several, separated by commas"
+    )
     HTTP_HOST: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="an IP address of this machine")
     HTTP_PORT: int = Field(8080, ge=0, le=65535, description="a port number from 0 (any free one) to 65535")
     STATUS_PASSWORD: Annotated[SecretStr | None, AfterValidator(_password)] = Field(
@@ -268,6 +296,11 @@ class Settings(BaseSettings):
         return [part.strip() for part in held.split(",") if part.strip()]
 
     @property
+    def notify_urls(self) -> list[str]:
+        """Who is told of troubles, as Apprise URLs."""
+        return _split_urls(self.NOTIFY_URL.get_secret_value()) if self.NOTIFY_URL else []
+
+    @property
     def secrets(self) -> list[str]:
         """What must appear in no log: keys, passwords, and URLs that hold a token."""
         held = (self.LINQ_API_KEY, self.HEARTBEAT_URL, self.STATUS_PASSWORD)
@@ -275,6 +308,7 @@ class Settings(BaseSettings):
             *secrets_of(self.DATABASE_URL.get_secret_value()),
             *(secret.get_secret_value() for secret in held if secret),
             *self.webhook_secrets,
+            *(part for url in self.notify_urls for part in _url_secrets(url)),
             *passwords(_proxy_variables()),
         ]
 
@@ -284,9 +318,20 @@ class Settings(BaseSettings):
         values["LINQ_API_KEY"] = "set" if self.LINQ_API_KEY else "not set"
         values["LINQ_WEBHOOK_SECRET"] = "set" if self.LINQ_WEBHOOK_SECRET else "not set"
         values["STATUS_PASSWORD"] = "set" if self.STATUS_PASSWORD else "not set"
+        values["NOTIFY_URL"] = "set" if self.NOTIFY_URL else "not set"
         values["HEARTBEAT_URL"] = "set" if self.HEARTBEAT_URL else "not set"
         values["DATABASE_URL"] = shown(parse_url(self.DATABASE_URL.get_secret_value()))
         return values
+
+
+def _url_secrets(url: str) -> list[str]:
+    """An Apprise URL, its password, and each part that looks like a token: a plain word would garble every log."""
+    address, _, query = url.partition("://")[2].partition("?")
+    login, _, rest = address.rpartition("@")
+    user, _, password = login.partition(":")
+    path = [part for part in re.split(r"[/:]", rest) if "." not in part]
+    parts = [url, password, *(part for part in (user, *path, *re.split(r"[&=]", query)) if TOKEN.fullmatch(part))]
+    return [spelt for part in parts if part for spelt in {part, unquote(part)}]
 
 
 class _Sources(PydanticBaseSettingsSource):

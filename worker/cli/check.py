@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from worker.cli.app import app
 from worker.cli.shell import Json, finish, read_settings
-from worker.errors import WorkerError
+from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,17 +19,25 @@ if TYPE_CHECKING:
     from worker.cli.output.check import Finding
     from worker.linq.client import Linq
     from worker.rules.eligibility import Rules
+    from worker.service.receivers import Receiver
     from worker.settings import Settings
+
+NOTHING_TO_NOTIFY = "NOTIFY_URL is not set, so there is nobody to send a test to; set it to an Apprise URL"
 
 
 @app.command(epilog="Example: share-worker check")
-def check(json: Json = False) -> None:
+def check(
+    notify: Annotated[
+        bool, typer.Option("--notify", help="Send a test message to each URL of NOTIFY_URL as well.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Look at everything the next pass needs, and say line by line how it stands. Writes nothing, shares with nobody.
 
     Settings, hours, database and schema, Linq's key, each line and its card, how many chats are due, and whether Linq
-    has a few of these. Exit code 1 if something is wrong.
+    has a few of these. Exit code 1 if something is wrong, or a test message was not accepted.
     """
-    finish(_check(read_settings(), as_json=json))
+    finish(_check(read_settings(), notifies=notify, as_json=json))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,7 @@ class _Account:
     lines: "Sequence[Line]"
 
 
-async def _check(settings: "Settings", *, as_json: bool) -> int:
+async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
     from worker import assembly
     from worker.cli.output import check as output
     from worker.cli.output import passes
@@ -50,6 +60,9 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
 
     clock = SystemClock()
     linq = assembly.linq(settings, clock) if settings.LINQ_API_KEY else None
+    receivers = assembly.receivers(settings)
+    if notifies and not receivers:
+        raise UsageError(NOTHING_TO_NOTIFY)
     findings: list[output.Finding] = []
 
     def add(*added: output.Finding) -> None:
@@ -79,12 +92,24 @@ async def _check(settings: "Settings", *, as_json: bool) -> int:
                     add(finding)
         except WorkerError as error:
             add(output.Finding(state="FAIL", about="database", found=str(error)))
+    if receivers:
+        add(*output.receiver_findings(receivers, await _test(receivers) if notifies else None))
     wrong_count = sum(finding.state == "FAIL" for finding in findings)
     if as_json:
         passes.print_json({"ok": not wrong_count, "findings": [asdict(finding) for finding in findings]})
     else:
         passes.print_lines("", f"{wrong_count} of these need attention." if wrong_count else "All is well.")
     return 1 if wrong_count else 0
+
+
+async def _test(receivers: "Sequence[Receiver]") -> list[str | None]:
+    """Send each receiver a test message; None for those that accepted it, else why not."""
+    import asyncio
+
+    from worker.service.notice_text import TEST
+    from worker.service.receivers import deliver
+
+    return await asyncio.gather(*(deliver(receiver, TEST) for receiver in receivers))
 
 
 async def _database_findings(

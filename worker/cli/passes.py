@@ -19,6 +19,14 @@ from worker.cli.shell import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from worker.clock import Clock
+    from worker.linq.client import Linq
+    from worker.outcomes import PassResult
+    from worker.service.heartbeat import Heartbeat
     from worker.settings import Settings
 
 DUE_SHOWN = 20
@@ -70,41 +78,78 @@ def serve(
 
 async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet: bool, migrates: bool) -> int:
     from worker import assembly
-    from worker.cli.output import passes
-    from worker.cli.output.progress import progress
-    from worker.clock import SystemClock
-    from worker.outcomes import RunStatus, Trigger, chats_in
-    from worker.sharing.share_pass import run_pass
+    from worker.clock import SystemClock, unless_stopped
+    from worker.errors import DatabaseError
+    from worker.outcomes import RunStatus
+    from worker.service.notify import failed_pass, tell_failure
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)
     linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
-    async with opened_ledger(settings, migrates=migrates) as engine, linq:
-        failed = await assembly.sync_before_pass(settings, engine, clock, stop)
-        if failed is not None and not stop.is_set():
-            complain(f"the chats were not brought up to date: {failed}; the pass goes on with the table as it is")
-        with progress(shown=sys.stderr.isatty() and not quiet) as watch:
-            making = run_pass(
-                engine,
-                linq,
-                assembly.rules(settings),
-                assembly.limits(settings, limit),
-                trigger=Trigger.COMMAND,
-                clock=clock,
-                stop=stop,
-                watch=watch,
+    whom = assembly.whom(settings, assembly.receivers(settings))
+    try:
+        async with opened_ledger(settings, migrates=migrates) as engine, linq:
+            result = await _make_pass(
+                settings, engine, linq, heartbeat=heartbeat, clock=clock, stop=stop, limit=limit, quiet=quiet
             )
-            result = await heartbeat.around(making, stop)
+            try:
+                _print_result(settings, result, as_json=as_json, quiet=quiet)
+            finally:
+                if not stop.is_set():
+                    await unless_stopped(stop, assembly.notifier(settings, engine, whom, clock).check())
+    except DatabaseError as error:
+        if not stop.is_set():
+            await unless_stopped(stop, tell_failure(whom, failed_pass(str(error), clock.now())))
+        raise
+    return 0 if result.status is RunStatus.COMPLETED else 1
+
+
+async def _make_pass(
+    settings: "Settings",
+    engine: "AsyncEngine",
+    linq: "Linq",
+    *,
+    heartbeat: "Heartbeat",
+    clock: "Clock",
+    stop: "asyncio.Event",
+    limit: int | None,
+    quiet: bool,
+) -> "PassResult":
+    from worker import assembly
+    from worker.cli.output.progress import progress
+    from worker.outcomes import Trigger
+    from worker.sharing.share_pass import run_pass
+
+    failed = await assembly.sync_before_pass(settings, engine, clock, stop)
+    if failed is not None and not stop.is_set():
+        complain(f"the chats were not brought up to date: {failed}; the pass goes on with the table as it is")
+    with progress(shown=sys.stderr.isatty() and not quiet) as watch:
+        making = run_pass(
+            engine,
+            linq,
+            assembly.rules(settings),
+            assembly.limits(settings, limit),
+            trigger=Trigger.COMMAND,
+            clock=clock,
+            stop=stop,
+            watch=watch,
+        )
+        return await heartbeat.around(making, stop)
+
+
+def _print_result(settings: "Settings", result: "PassResult", *, as_json: bool, quiet: bool) -> None:
+    from worker import assembly
+    from worker.cli.output import passes
+    from worker.outcomes import RunStatus, chats_in
+
     if result.tally is not None and not chats_in(result.tally):
         complain(
             "the table 'chats' is empty, so there is nobody to share with; 'share-worker chats sync' fills it from Linq"
         )
-    completed = result.status is RunStatus.COMPLETED
     if as_json:
         passes.print_json(passes.result_document(result))
-    elif not (quiet and completed):
+    elif not (quiet and result.status is RunStatus.COMPLETED):
         passes.print_result(result, assembly.rules(settings))
-    return 0 if completed else 1
 
 
 async def _serve(settings: "Settings", *, migrates: bool, now: bool) -> int:

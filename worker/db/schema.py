@@ -23,7 +23,7 @@ from worker.errors import SchemaError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The schema revision this version works with: the newest in `migrations/` (a test holds the two together)."""
 
 VERSION_TABLE: Final = "share_worker_version"

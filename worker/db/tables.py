@@ -194,6 +194,21 @@ sources = Table(
 )
 """When facts about chats last came from the sync and from webhooks; see `worker.chats.sources`."""
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("cause", Text, primary_key=True, nullable=False),
+    Column("receiver", Text, primary_key=True, nullable=False),
+    Column("since", UtcTime),
+    Column("reason", Text, nullable=False),
+    Column("found_at", UtcTime, nullable=False),
+    Column("told_at", UtcTime),
+    Column("claimed_by", Text),
+    Column("claimed_at", UtcTime),
+    sqlite_with_rowid=False,
+)
+"""What is in trouble, and which receiver of NOTIFY_URL was told; see `worker.service.notices`."""
+
 WENT_WRONG: Final = text("(outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent')")
 """The attempts of `ix_share_attempts_went_wrong`; a query finds that index by the same words."""
 

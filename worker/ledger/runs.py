@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import and_, exists, false, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import runs
@@ -101,10 +101,11 @@ async def has_been_served(connection: AsyncConnection, day: date, fire: datetime
     return bool((await connection.execute(select(found))).scalar_one())
 
 
-async def was_missed(connection: AsyncConnection, fire: datetime) -> bool:
-    """Whether no pass took place at a scheduled time, and none was completed since; passes ran before that time.
+async def was_missed(connection: AsyncConnection, day: date, fire: datetime, *, is_over: bool) -> bool:
+    """Whether no pass took place at a scheduled time of a day, and none was completed since; passes ran before that.
 
-    A late pass says by its trigger that the time was missed. One that ran on over the time stands in for its pass.
+    A late pass says by its trigger that the time was missed. One that ran on over the time stands in for its pass; so
+    does any pass of a day that is over.
     """
     since = and_(runs.c.started_at >= fire, runs.c.trigger != Trigger.RERUN.value)
     on_time = (Trigger.SCHEDULE.value, Trigger.RESUME.value)
@@ -113,8 +114,9 @@ async def was_missed(connection: AsyncConnection, fire: datetime) -> bool:
         runs.c.started_at > fire - LONGEST_PASS,
         or_(runs.c.finished_at.is_(None), runs.c.finished_at >= fire),
     )
+    of_the_day = runs.c.share_day == day if is_over else false()
     is_late = exists().where(since, runs.c.trigger == Trigger.CATCH_UP.value)
-    is_served = exists().where(or_(and_(since, runs.c.trigger.in_(on_time)), ran_on))
+    is_served = exists().where(or_(and_(since, runs.c.trigger.in_(on_time)), ran_on, of_the_day))
     is_done = exists().where(since, runs.c.status == RunStatus.COMPLETED.value)
     late, served, done = (await connection.execute(select(is_late, is_served, is_done))).one()
     return not done and (late or not served) and await has_run_before(connection, fire)

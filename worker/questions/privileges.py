@@ -33,6 +33,13 @@ WEBHOOKS_NEED: Final[Mapping[str, Sequence[str]]] = {
 """What webhooks and the sync need besides."""
 
 
+NOTIFICATIONS_NEED: Final[Mapping[str, Sequence[str]]] = {
+    "notices": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "sources": ("SELECT",),
+}
+"""What notifications need besides."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingGrant:
     """Privileges on one table that the role does not have; the schema's name as SQL writes it."""
@@ -52,6 +59,7 @@ class Privileges:
     for_a_pass: Sequence[MissingGrant]
     for_prune: Sequence[MissingGrant]
     for_webhooks: Sequence[MissingGrant]
+    for_notifications: Sequence[MissingGrant]
     may_write: bool
     """True if the role may change any of the tables."""
     is_read_only: bool
@@ -82,6 +90,7 @@ async def examine_privileges(engine: AsyncEngine) -> Privileges | None:
         for_a_pass=_missing(tables, PASS_NEEDS, quote),
         for_prune=_missing(tables, PRUNE_NEEDS, quote),
         for_webhooks=_missing(tables, WEBHOOKS_NEED, quote),
+        for_notifications=_missing(tables, NOTIFICATIONS_NEED, quote),
         may_write=any(table[privilege] for table in tables for privilege in ("INSERT", "UPDATE", "DELETE")),
         is_read_only=session["is_read_only"],
         is_standby=session["is_standby"],
@@ -94,7 +103,11 @@ async def _our_tables(connection: AsyncConnection, schema: str | None, session: 
     Without a schema of our own they are where the search path points. PostgreSQL leaves out schemas that the role may
     not use; the first of these counts only if the others do not hold the tables.
     """
-    found = (await connection.execute(_TABLES, {"names": list({**PASS_NEEDS, **WEBHOOKS_NEED})})).mappings().all()
+    found = (
+        (await connection.execute(_TABLES, {"names": list({**PASS_NEEDS, **WEBHOOKS_NEED, **NOTIFICATIONS_NEED})}))
+        .mappings()
+        .all()
+    )
     if schema is not None:
         candidates = [[table for table in found if table["schema"] == schema]]
     else:

@@ -16,7 +16,7 @@ from worker.chats import facts
 from worker.chats.sources import Source, read_sources
 from worker.ledger import history, runs
 from worker.ledger.history import Run
-from worker.outcomes import KEY_REFUSED, RunStatus, is_trouble
+from worker.outcomes import KEY_REFUSED, RunStatus, Tally, is_trouble
 from worker.questions.explain import first_pass
 from worker.questions.lines import resting_lines
 from worker.questions.status import STARTS_WITHIN
@@ -62,6 +62,8 @@ class Trouble:
     """The command that tells more."""
     chats: int | None = None
     """The chats that are affected: those that the pass left, or those of the line."""
+    tally: Tally | None = None
+    """What the last pass did, if the trouble is about passes."""
     next_try: datetime | None = None
     """When the worker tries again by itself; None: that is not known here."""
 
@@ -78,7 +80,6 @@ async def read_troubles(
     now: datetime,
     *,
     has_webhooks: bool,
-    late_after: timedelta = STARTS_WITHIN,
 ) -> list[Trouble]:
     """What is in trouble at a moment, the passes first.
 
@@ -88,14 +89,14 @@ async def read_troubles(
         schedule: whose times can be missed; None where passes are started from outside.
         now: the moment.
         has_webhooks: whether LINQ_WEBHOOK_SECRET is set, so that events are expected.
-        late_after: how long after its time a pass may begin. A sync before the pass takes its time.
     """
     following = first_pass(rules, schedule, now) if schedule else None
     troubles = _of_passes(await history.passes_ended(connection, PASSES_LOOKED_AT), following)
     if schedule is not None:
-        fire = _last_time(rules, schedule, now - late_after)
-        if fire is not None and await runs.was_missed(connection, fire):
-            troubles.append(_missed(fire, following))
+        fire = _last_time(rules, schedule, now - STARTS_WITHIN)
+        day = rules.share_day(fire) if fire else None
+        if fire and day and await runs.was_missed(connection, day, fire, is_over=day < rules.share_day(now)):
+            troubles.append(missed_time(fire, following))
     troubles += await _of_lines(connection, rules, now)
     if has_webhooks:
         heard_at = (await read_sources(connection))[Source.WEBHOOKS].heard_at
@@ -107,11 +108,13 @@ async def read_troubles(
 def is_well(cause: str, troubles: Iterable[Trouble], *, has_schedule: bool, has_webhooks: bool) -> bool:
     """Whether a cause is in trouble no more; False too where `read_troubles`, asked like this, cannot know.
 
-    While the key is refused, nothing is known of passes but that.
+    While the key is refused, nothing is known of passes but that; a missed time is made up for by a completed pass.
     """
     unwell_or_unknown = {trouble.cause for trouble in troubles}
     if TroubleKind.KEY in unwell_or_unknown:
         unwell_or_unknown.add(TroubleKind.PASS)
+    if TroubleKind.PASS in unwell_or_unknown:
+        unwell_or_unknown.add(TroubleKind.MISSED)
     if not has_schedule:
         unwell_or_unknown.add(TroubleKind.MISSED)
     if not has_webhooks:
@@ -120,28 +123,36 @@ def is_well(cause: str, troubles: Iterable[Trouble], *, has_schedule: bool, has_
 
 
 def _of_passes(ended: list[Run], following: datetime | None) -> list[Trouble]:
-    """The last pass that ended badly, unless one was completed after it. `ended`: the newest first.
+    """What ended badly and was not followed by a completed pass: the last pass, or the key. `ended`: the newest first.
 
-    The first one since then tells since when; the last one why.
+    The first one since then tells since when; the last one why. A refused key is one trouble, not two; it is accepted
+    again once a later pass has read the cards.
     """
-    completed = [_end(run) for run in ended if run.status == RunStatus.COMPLETED]
-    bad = sorted((run for run in ended if is_trouble(run.status, run.detail)), key=_end)
-    bad = [run for run in bad if not completed or _end(run) > max(completed)]
-    if not bad:
-        return []
+    in_order = sorted(ended, key=lambda run: (_end(run), run.started_at, run.status == RunStatus.COMPLETED))
+    completed = max((number for number, run in enumerate(in_order) if run.status == RunStatus.COMPLETED), default=-1)
+    since = in_order[completed + 1 :]
+    bad = [run for run in since if is_trouble(run.status, run.detail)]
+    of_key = [run for run in bad if KEY_REFUSED in (run.detail or "")]
+    others = [run for run in bad if run not in of_key]
+    troubles = []
+    if of_key and not any(run.tally for run in since[since.index(of_key[-1]) + 1 :]):
+        troubles.append(_ended_badly(TroubleKind.KEY, of_key, following))
+    if others and others[-1] is bad[-1]:
+        troubles.append(_ended_badly(TroubleKind.PASS, others, following))
+    return troubles
+
+
+def _ended_badly(kind: TroubleKind, bad: list[Run], following: datetime | None) -> Trouble:
     last = bad[-1]
-    refused = KEY_REFUSED in (last.detail or "")
-    of_a_kind = [run for run in bad if (KEY_REFUSED in (run.detail or "")) == refused]
-    return [
-        Trouble(
-            kind=TroubleKind.KEY if refused else TroubleKind.PASS,
-            since=_end(of_a_kind[0]),
-            reason=f"the pass {'was stopped' if last.status == RunStatus.STOPPED else 'failed'}: {last.detail}",
-            look="share-worker check" if refused else f"share-worker runs {last.id}",
-            chats=last.tally["left"] if last.tally else None,
-            next_try=following,
-        )
-    ]
+    return Trouble(
+        kind=kind,
+        since=_end(bad[0]),
+        reason=f"the pass {'was stopped' if last.status == RunStatus.STOPPED else 'failed'}: {last.detail}",
+        look="share-worker check" if kind is TroubleKind.KEY else f"share-worker runs {last.id}",
+        chats=last.tally["left"] if last.tally else None,
+        tally=last.tally,
+        next_try=following,
+    )
 
 
 def _end(run: Run) -> datetime:
@@ -154,13 +165,14 @@ def _last_time(rules: Rules, schedule: Schedule, until: datetime) -> datetime | 
     return next((fire for day in days if (fire := schedule.latest_on(day, until))), None)
 
 
-def _missed(fire: datetime, following: datetime | None) -> Trouble:
+def missed_time(fire: datetime, next_try: datetime | None) -> Trouble:
+    """A scheduled time at which no pass began."""
     return Trouble(
         kind=TroubleKind.MISSED,
         since=fire,
-        reason="no pass began at the scheduled time, and none was completed since",
+        reason="no pass began at the scheduled time",
         look="share-worker status",
-        next_try=following,
+        next_try=next_try,
     )
 
 
@@ -173,6 +185,7 @@ async def _of_lines(connection: AsyncConnection, rules: Rules, now: datetime) ->
         chats_of = await facts.chats_per_line(connection)
         for number in _most_used(chats_of, resting.keys() | refused.keys()):
             line = resting.get(number)
+            until = refused[number] + LINE_REST if number in refused else line.until if line else None
             troubles.append(
                 Trouble(
                     kind=TroubleKind.LINE,
@@ -181,7 +194,7 @@ async def _of_lines(connection: AsyncConnection, rules: Rules, now: datetime) ->
                     reason=line.why if line else "Linq refused it (403/2027), and has accepted nothing of it since",
                     look="share-worker status",
                     chats=chats_of[number],
-                    next_try=refused[number] + LINE_REST if number in refused else line.until if line else None,
+                    next_try=until if until is not None and until > now else None,
                 )
             )
     cards = await history.line_cards(connection)

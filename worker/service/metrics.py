@@ -95,6 +95,12 @@ class Metrics:
         self._schedule = Counter(
             "share_worker_schedule", "What became of the scheduled times.", ["event"], registry=registry
         )
+        self._notifications = Counter(
+            "share_worker_notifications",
+            "Notifications by what became of them: sent, failed; one for each receiver.",
+            ["result"],
+            registry=registry,
+        )
         self._next_fire = Gauge(
             "share_worker_next_fire_timestamp_seconds", "When the schedule fires next.", registry=registry
         )
@@ -103,6 +109,8 @@ class Metrics:
         # From the start, so that the first one of its kind is an increase to Prometheus.
         for event in ("fired", "missed", "skipped", "failed"):
             self._schedule.labels(event=event)
+        for result in ("sent", "failed"):
+            self._notifications.labels(result=result)
         for outcome in (Outcome.SHARED, Outcome.UNKNOWN, Outcome.UNSENT):
             self._attempts.labels(outcome=outcome.value, code="")
         for code in REFUSALS:
@@ -158,6 +166,10 @@ class Metrics:
     def scheduled(self, event: ScheduleEvent) -> None:
         """A scheduled time came, was missed, was skipped, or its pass failed."""
         self._schedule.labels(event=event).inc()
+
+    def notified(self, result: str) -> None:
+        """A receiver of notifications accepted a message, or did not."""
+        self._notifications.labels(result=result).inc()
 
     def next_fire(self, at: datetime | None) -> None:
         """When the schedule fires next."""

@@ -24,6 +24,7 @@ from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.service.heartbeat import Heartbeat
 from worker.service.metrics import Metrics
+from worker.service.notify import Notifier
 
 ON_TIME: Final = timedelta(seconds=60)
 """A pass that starts later than this after its time is late: the time was missed."""
@@ -54,6 +55,7 @@ class Scheduler:
         stop: asyncio.Event,
         metrics: Metrics,
         heartbeat: Heartbeat,
+        notifier: Notifier | None = None,
     ) -> None:
         self._engine = engine
         self._schedule = schedule
@@ -63,6 +65,7 @@ class Scheduler:
         self._stop = stop
         self._metrics = metrics
         self._heartbeat = heartbeat
+        self._notifier = notifier
         self._handled: datetime | None = None
         """The latest scheduled time that needs nothing more; None if only the table `runs` knows."""
         self._yesterday_reported = False
@@ -113,6 +116,8 @@ class Scheduler:
             self._handled = now
         elif self._resume_at is not None and not self.running:
             await self._resume(now)
+        if self._notifier is not None and not self.running:
+            self._notifier.look()
 
     async def _handle(self, fire: datetime, now: datetime) -> None:
         """A scheduled time has come, or was missed: start its pass, unless that needs none."""
@@ -132,6 +137,7 @@ class Scheduler:
         if trigger is Trigger.CATCH_UP:
             self._metrics.scheduled("missed")
             log.warning("schedule.missed", fire=fire.isoformat(), late_seconds=round((now - fire).total_seconds()))
+            self._notify(missed=fire, resume_at=now)
         self._resume_at, self._pauses = None, 0
         self._start(trigger, day)
 
@@ -199,12 +205,21 @@ class Scheduler:
         """Make a pass; whatever comes of it, the scheduler goes on."""
         self._metrics.pass_started()
         result: PassResult | None = None
+        failure: str | None = None
         try:
             result = await self._heartbeat.around(self._make_pass(trigger), self._stop)
         except SQLAlchemyError as error:
-            log.error("schedule.failed", trigger=trigger.value, reason=db.describe(error, self._engine.url))
-        except Exception:
+            failure = db.describe(error, self._engine.url)
+            log.error("schedule.failed", trigger=trigger.value, reason=failure)
+        except Exception as error:
+            failure = type(error).__name__
             log.exception("schedule.failed", trigger=trigger.value)
+        self._plan_after(trigger, result)
+        if not self._stop.is_set():
+            self._notify(resume_at=self._resume_at, failure=failure)
+
+    def _plan_after(self, trigger: Trigger, result: PassResult | None) -> None:
+        """Count a pass that ended, None if it could not begin, and plan whether and when it is resumed."""
         self._stopped_at = self._clock.now()
         self._metrics.pass_ended(trigger, result)
         if result is not None and result.status is RunStatus.COMPLETED:
@@ -216,6 +231,12 @@ class Scheduler:
             self._metrics.scheduled("failed")
         if not self._stop.is_set():  # else the next worker resumes it
             self._plan_resumption(result)
+
+    def _notify(
+        self, *, resume_at: datetime | None = None, missed: datetime | None = None, failure: str | None = None
+    ) -> None:
+        if self._notifier is not None:
+            self._notifier.begin(resume_at=resume_at, missed=missed, failure=failure)
 
     def _plan_resumption(self, result: PassResult | None) -> None:
         """Growing pauses, at least as long as Linq asks for; a refused key waits longest; never into another day."""
@@ -257,6 +278,7 @@ class Scheduler:
             return False
         self._metrics.scheduled("missed")
         log.warning("schedule.missed", fire=fire.isoformat(), reason="its share day is over, so there is no late pass")
+        self._notify(missed=fire)
         return True
 
 

@@ -57,8 +57,8 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
     schedule, rules = assembly.schedule(settings), assembly.rules(settings)
     following = _first_pass(rules, schedule, clock.now())
     metrics = Metrics(CollectorRegistry())
-    linq = assembly.linq(settings, clock)
-    heartbeat = assembly.heartbeat(settings)
+    linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
+    whom = assembly.whom(settings, assembly.receivers(settings))
     async with assembly.engine(settings, create=migrates) as engine, linq:
         pruning = Pruning(
             engine,
@@ -87,8 +87,17 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             pruning.begin()
             return result
 
+        notifier = assembly.notifier(settings, engine, whom, clock, schedule=schedule, counted=metrics.notified)
         scheduler = Scheduler(
-            engine, schedule, rules, make_pass=make_pass, clock=clock, stop=stop, metrics=metrics, heartbeat=heartbeat
+            engine,
+            schedule,
+            rules,
+            make_pass=make_pass,
+            clock=clock,
+            stop=stop,
+            metrics=metrics,
+            heartbeat=heartbeat,
+            notifier=notifier,
         )
         clockwork = timers(scheduler, schedule)
         readiness = Readiness(engine, clock)
@@ -130,6 +139,7 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
             clockwork.shutdown(wait=False)
             looking.cancel()
             await scheduler.finished()
+            await notifier.finished()
             await pruning.finished()
             await inbox.finished()
             await reader.finished()

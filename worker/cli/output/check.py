@@ -12,6 +12,7 @@ from worker.questions.check import Fault, FaultKind, LineUse, LookedUp, WrongNum
 from worker.questions.lines import RestingLine
 from worker.questions.privileges import MissingGrant, Privileges
 from worker.rules.eligibility import Rules, Verdict
+from worker.service.receivers import Receiver
 from worker.text import chat_count, minute, one_line
 from worker.wording.lines import resting_text
 
@@ -174,9 +175,23 @@ def privilege_findings(privileges: Privileges) -> Iterator[Finding]:
         yield Finding(state="FAIL", about="grants", found=found)
     besides = [(grant, "'prune' and SHARE_KEEP_DAYS need") for grant in privileges.for_prune]
     besides += [(grant, "webhooks and commands that add chats need") for grant in privileges.for_webhooks]
+    besides += [(grant, "notifications (NOTIFY_URL) need") for grant in privileges.for_notifications]
     for grant, needed_by in besides:
         found = f"{role} lacks {_listed(grant)} on {grant.table}, which only {needed_by}: {_grant(grant, role)}"
         yield Finding(state="note", about="grants", found=found)
+
+
+def receiver_findings(receivers: Sequence[Receiver], refusals: Sequence[str | None] | None) -> Iterator[Finding]:
+    """Who is told of troubles; or, after a test, whether each accepted it: `refusals` says why not."""
+    if refusals is None:
+        names = ", ".join(receiver.name for receiver in receivers)
+        yield Finding(state="ok", about="notify", found=f"NOTIFY_URL names {names}; --notify sends a test")
+        return
+    for receiver, refusal in zip(receivers, refusals, strict=True):
+        if refusal is None:
+            yield Finding(state="ok", about="notify", found=f"{receiver.name}: accepted the test message")
+        else:
+            yield Finding(state="FAIL", about="notify", found=f"{receiver.name}: did not accept the test: {refusal}")
 
 
 def _listed(grant: MissingGrant) -> str:
