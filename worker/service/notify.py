@@ -12,7 +12,7 @@ import contextlib
 import secrets as random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -41,6 +41,9 @@ LAST_SECONDS: Final = 3.0
 
 IDLE_SECONDS: Final = 3600.0
 """How often `serve` looks between passes, for webhooks that went silent. A database that sleeps is not woken often."""
+
+ON_TIME: Final = timedelta(minutes=1)
+"""A resumption that is this long overdue is no longer told as the next try."""
 
 FIRST_PAUSE: Final = 60.0
 """Seconds before a message that could not be sent is tried again; then twice as long each time, up to IDLE_SECONDS."""
@@ -93,8 +96,9 @@ class Notifier:
         self._pause = FIRST_PAUSE
 
     def look(self) -> None:
-        """Begin a check if it is time for one."""
-        if self._clock.monotonic() >= self._next_look:
+        """Begin a check if it is time for one, and none is under way."""
+        is_idle = self._task is None or self._task.done()
+        if is_idle and self._clock.monotonic() >= self._next_look:
             self.begin(resume_at=self._resume_at)
 
     def begin(
@@ -175,7 +179,7 @@ class Notifier:
         if missed is not None and not any(trouble.kind is TroubleKind.MISSED for trouble in troubles):
             troubles.append(missed_time(missed, self._following()))
         told_well = self._failure_is_over(completed)
-        if self._resume_at is not None:
+        if self._resume_at is not None and now - self._resume_at < ON_TIME:
             troubles = [
                 replace(trouble, next_try=self._resume_at) if trouble.kind in ABOUT_PASSES else trouble
                 for trouble in troubles
@@ -290,12 +294,16 @@ class Notifier:
         kinds = [trouble.kind.value for trouble in new]
         good = [notice.cause.partition(":")[0] for notice in well]
         accepted = await send(receiver, message, self._counted, troubles=kinds, well=good)
-        async with db.write(self._engine) as connection:
-            if accepted:
-                told, over = [trouble.cause for trouble in new], [notice.cause for notice in well]
-                await settle(connection, by=by, receiver=receiver.name, told=told, well=over, now=self._clock.now())
-            else:
-                await release(connection, by=by, receiver=receiver.name)
+        try:
+            async with db.write(self._engine) as connection:
+                if accepted:
+                    told, over = [trouble.cause for trouble in new], [notice.cause for notice in well]
+                    await settle(connection, by=by, receiver=receiver.name, told=told, well=over, now=self._clock.now())
+                else:
+                    await release(connection, by=by, receiver=receiver.name)
+        except SQLAlchemyError as error:
+            log.warning("notify.failed", receiver=receiver.name, reason=db.describe(error, self._engine.url))
+            return False
         return accepted
 
     async def _tell_failure(self) -> bool:
