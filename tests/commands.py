@@ -1,8 +1,9 @@
 """Running the real command line: in this process, or where the process itself is meant, as one of its own.
 
-Starting Python and loading the worker takes longer than most commands. So `share_worker` and `fed` run a command in a
-thread of this process, while the test's event loop serves it the simulated Linq. Signals, kills, terminals and commands
-side by side need real processes: `start` and `finish`, `share_worker_process`, `answered`, `seen`.
+Starting Python and loading the worker takes longer than most commands. So `share_worker`, `fed`, `answered` and
+`written_to` run a command in a thread of this process, while the test's event loop serves it the simulated Linq.
+Signals, kills, screens and commands side by side need real processes: `start` and `finish`, `share_worker_process`,
+`seen`.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import BinaryIO
 from unittest.mock import patch
 
 import typer.rich_utils
@@ -93,7 +95,24 @@ async def share_worker(*words: str, **settings: str) -> Ended:
 
 async def fed(stdin: bytes, *words: str, **settings: str) -> Ended:
     """Run `share-worker` to its end, in this process, with something on its stdin."""
-    return _checked(await asyncio.to_thread(_run_here, stdin, words, settings))
+    return _checked(await asyncio.to_thread(_run_here, BytesIO(stdin), BytesIO(), words, settings))
+
+
+async def written_to(file: Path, *words: str, **settings: str) -> Ended:
+    """Run `share-worker` to its end, in this process, with a file or device for its stdout."""
+    with file.open("wb") as out:
+        return _checked(await asyncio.to_thread(_run_here, BytesIO(), out, words, settings))
+
+
+async def answered(answer: str, *words: str, **settings: str) -> Ended:
+    """Run a command in this process, with a person at the keyboard who gives this answer."""
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, answer.encode() + b"\n")
+    try:
+        with os.fdopen(terminal, "rb") as stdin:
+            return _checked(await asyncio.to_thread(_run_here, stdin, BytesIO(), words, settings))
+    finally:
+        os.close(keyboard)
 
 
 async def share_worker_process(*words: str, **settings: str) -> Ended:
@@ -104,18 +123,23 @@ async def share_worker_process(*words: str, **settings: str) -> Ended:
 _one_at_a_time = threading.Lock()
 
 
-def _run_here(stdin: bytes, words: Sequence[str], settings: Mapping[str, str]) -> Ended:
+def _run_here(stdin: BinaryIO, stdout: BinaryIO, words: Sequence[str], settings: Mapping[str, str]) -> Ended:
     """What the process would do, on this thread; whatever is raised but an exit is a failure of the test."""
     variables = environment(**settings)
     encoding = variables.get("PYTHONIOENCODING", "utf-8")
-    out, err = BytesIO(), BytesIO()
+    stderr = BytesIO()
+    streams = (
+        TextIOWrapper(stdin, encoding),
+        TextIOWrapper(stdout, encoding),
+        TextIOWrapper(stderr, encoding, "backslashreplace"),
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_at_a_time)
         stack.enter_context(patch.dict(os.environ, variables, clear=True))
         stack.enter_context(patch.object(sys, "argv", ["share-worker", *words]))
-        stack.enter_context(patch.object(sys, "stdin", TextIOWrapper(BytesIO(stdin), encoding)))
-        stack.enter_context(patch.object(sys, "stdout", TextIOWrapper(out, encoding)))
-        stack.enter_context(patch.object(sys, "stderr", TextIOWrapper(err, encoding, "backslashreplace")))
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            stack.callback(stream.detach)  # or it would close what is not its own
+            stack.enter_context(patch.object(sys, name, stream))
         stack.enter_context(patch.object(typer.rich_utils, "FORCE_TERMINAL", None))  # it read the environment
         stack.enter_context(_without_signals())
         stack.enter_context(logging_as_it_was())
@@ -125,10 +149,9 @@ def _run_here(stdin: bytes, words: Sequence[str], settings: Mapping[str, str]) -
             code = ended.code or 0
         else:
             code = 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        assert isinstance(code, int)
-        return Ended(code, out.getvalue().decode(encoding), err.getvalue().decode(encoding))
+    assert isinstance(code, int)
+    out = stdout.getvalue() if isinstance(stdout, BytesIO) else b""
+    return Ended(code, out.decode(encoding), stderr.getvalue().decode(encoding))
 
 
 @contextlib.contextmanager
@@ -150,18 +173,6 @@ def one_line(ended: Ended, code: int) -> str:
     assert line.startswith("share-worker: ")
     assert ended.out == ""
     return line
-
-
-async def answered(answer: str, *words: str, **settings: str) -> Ended:
-    """Run a command with a person at the keyboard, who gives this answer."""
-    keyboard, stdin = os.openpty()
-    try:
-        process = await _start(words, settings, stdin)
-        os.write(keyboard, answer.encode() + b"\n")
-        return await finish(process)
-    finally:
-        os.close(stdin)
-        os.close(keyboard)
 
 
 async def seen(*words: str, **settings: str) -> Ended:
