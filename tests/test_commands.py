@@ -258,6 +258,7 @@ async def test_a_dry_run_predicts_the_run(live: Scene, settings: dict[str, str])
 
     populate(live.account, chats=120)
     await live.know(*live.account.chats.values())
+    settings |= {"SHARE_MAX_PER_SECOND": "0"}
     foretold = json.loads((await share_worker("run", "--dry-run", "--json", **settings)).out)
     told = json.loads((await share_worker("run", "--json", **settings)).out)
     assert sorted(live.called()) == foretold["due"]
@@ -359,6 +360,7 @@ async def test_migrate_says_what_it_did(empty_database: str) -> None:
 # check
 
 
+@sqlite_only
 async def test_check_says_line_by_line_that_all_is_well(live: Scene, settings: dict[str, str]) -> None:
     await live.add_chat("chat")
     await live.add_chat("sms", service="SMS")
@@ -380,6 +382,7 @@ async def test_check_says_line_by_line_that_all_is_well(live: Scene, settings: d
     assert live.called() == []
 
 
+@sqlite_only
 async def test_check_finds_what_keeps_chats_from_their_share(live: Scene, settings: dict[str, str]) -> None:
     live.add_line(OTHER, active=False)
     await live.add_chat("inactive", from_number=OTHER)

@@ -60,7 +60,7 @@ async def test_each_kind_of_leak_fails_the_test_that_leaks(tmp_path: Path) -> No
         body = "import asyncio, socket, threading\n\ndef test_it():\n" + lines
         (tmp_path / f"test_{name}.py").write_text(body)
     process = await python(
-        *("-W", "default", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-n", "2"),
+        *("-W", "default", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-n", "1"),
         *("-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)),
     )
     out, _ = await process.communicate()

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, finish, share_worker, start
+from tests.databases import sqlite_only
 from tests.scene import Scene, until
 from worker import db
 from worker.clock import SystemClock
@@ -87,7 +88,9 @@ async def test_four_runs_at_once_share_the_work(crowd: Scene, settings: dict[str
     assert json.loads(again.out)["tally"]["shared"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("database_url", "number"), [("sqlite", signal.SIGINT), ("postgresql", signal.SIGTERM)], indirect=["database_url"]
+)
 async def test_a_signal_drains_the_calls_in_flight(
     crowd: Scene, settings: dict[str, str], number: signal.Signals
 ) -> None:
@@ -107,6 +110,7 @@ async def test_a_signal_drains_the_calls_in_flight(
     assert "Traceback" not in ended.err
 
 
+@sqlite_only
 async def test_a_second_signal_ends_it_at_once_and_the_ledger_is_true(crowd: Scene, settings: dict[str, str]) -> None:
     crowd.account.clear_faults()
     crowd.account.add_fault(Fault(path="share", delay_seconds=60, takes_effect=True))
@@ -124,26 +128,23 @@ async def test_a_second_signal_ends_it_at_once_and_the_ledger_is_true(crowd: Sce
     assert await crowd.outcomes() == dict.fromkeys(crowd.called(), "claimed")
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_whatever_holds_it_up_it_ends_soon_after_its_drain(
-    copied_postgresql: str, crowd: Scene, settings: dict[str, str]
+    crowd: Scene, settings: dict[str, str], database_url: str
 ) -> None:
     """A database that hangs: the server lives, the statement never ends."""
-    async with db.opened(db.parse_url(copied_postgresql)) as engine:
-        scene = Scene(engine=engine, account=crowd.account, base_url=crowd.base_url, clock=crowd.clock)
-        await scene.know(*crowd.account.chats.values())
-        settings |= {"DATABASE_URL": copied_postgresql, "SHARE_DRAIN_SECONDS": "1"}
-        process = await start("run", **settings)
-        await until(lambda: len(crowd.called()) >= 40)
-        with psycopg.connect(copied_postgresql) as intruder:
-            intruder.execute("LOCK TABLE share_attempts")
-            process.send_signal(signal.SIGTERM)
-            ended = await finish(process)
-        assert ended.code == 1
-        assert ended.err.endswith("share-worker: told to stop 2 s ago, and not done; ending at once\n")
-        called = scene.called()
-        assert set(called) <= set(await scene.outcomes()), "every call had its claim"
+    process = await start("run", **settings | {"SHARE_DRAIN_SECONDS": "1"})
+    await until(lambda: len(crowd.called()) >= 40)
+    with psycopg.connect(database_url) as intruder:
+        intruder.execute("LOCK TABLE share_attempts")
+        process.send_signal(signal.SIGTERM)
+        ended = await finish(process)
+    assert ended.code == 1
+    assert ended.err.endswith("share-worker: told to stop 2 s ago, and not done; ending at once\n")
+    assert set(crowd.called()) <= set(await crowd.outcomes()), "every call had its claim"
 
 
+@pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
 async def test_the_simulator_serves_until_it_is_told_to_stop_and_fills_a_table(empty_database: str) -> None:
     process = await start("simulator", "--port", "0", "--chats", "50", "--fill", DATABASE_URL=empty_database)
     out = process.stdout

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from sqlalchemy import (
@@ -160,6 +161,7 @@ def time_of(name: str) -> ColumnElement[datetime]:
     return bindparam(f"moment_{name}", type_=UtcTime())
 
 
+@lru_cache(maxsize=8)  # to build one takes ten times as long as to ask a small table for it
 def verdict(rules: Rules, known: LineTables = STORED) -> ColumnElement[str]:
     """The verdict on a row of `source(known)`."""
     return first_that_holds(rules_in_order(rules, known), Verdict.DUE)
