@@ -94,7 +94,7 @@ async def future(engine: AsyncEngine, rules: Rules, now: datetime) -> list[dict[
         return [await verdicts(connection, rules, moment) for moment in moments]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_no_verdict_changes_by_a_prune_today_or_later(engine: AsyncEngine, seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- repeatable on purpose
     gone = 0
@@ -143,7 +143,7 @@ async def test_what_counts_toward_the_cap_is_kept_and_said(engine: AsyncEngine, 
         assert await verdicts(connection, rules, clock.now()) == {"chat": "cap_reached"}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_the_service_finds_in_the_runs_what_it_found_before(engine: AsyncEngine, seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- repeatable on purpose
     rules = Rules()
@@ -328,14 +328,15 @@ async def count_old(engine: AsyncEngine) -> int:
         return int((await connection.execute(old)).scalar_one())
 
 
+@sqlite_only
 async def test_a_running_pass_gets_its_turn_beside_it(live: Scene, settings: dict[str, str]) -> None:
     """SQLite has one writer at a time."""
     for number in range(20):
         await live.add_chat(f"due-{number:02}")
     before = (await many(live.engine, datetime.now(UTC), attempts=12_000)).isoformat()
     process = await start("prune", "--before", before, "--yes", "--json", **settings)
-    while await count_old(live.engine) == 12_000:
-        pass
+    while await count_old(live.engine) == 12_000:  # noqa: ASYNC110 -- another process gives no event to wait for
+        await asyncio.sleep(0.01)
     ran = await share_worker("run", "--json", **settings)
     ended = await finish(process)
     tally = json.loads(ran.out)["tally"]
@@ -344,11 +345,12 @@ async def test_a_running_pass_gets_its_turn_beside_it(live: Scene, settings: dic
     assert len(live.called()) == len(set(live.called())) == 20
 
 
+@sqlite_only
 async def test_a_signal_ends_it_between_two_batches(live: Scene, settings: dict[str, str]) -> None:
     before = (await many(live.engine, datetime.now(UTC), attempts=60_000)).isoformat()
     process = await start("prune", "--before", before, "--yes", **settings)
-    while await count_old(live.engine) == 60_000:
-        pass
+    while await count_old(live.engine) == 60_000:  # noqa: ASYNC110 -- another process gives no event to wait for
+        await asyncio.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     ended = await finish(process)
     left = await count_old(live.engine)
