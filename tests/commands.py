@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import typer.rich_utils
 
+from tests.forked import Forked, fork
 from tests.leaks import leak
 from tests.logging_state import logging_as_it_was
 from worker import cli
@@ -45,14 +46,19 @@ def environment(**settings: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"} | settings
 
 
-async def start(*words: str, **settings: str) -> asyncio.subprocess.Process:
-    """Start `share-worker` with these words."""
-    return await _start(words, settings, None)
+async def start(*words: str, **settings: str) -> Forked:
+    """Start `share-worker` with these words, with nothing on its stdin."""
+    return await fork(words, environment(**settings))
 
 
-async def _start(
-    words: Sequence[str], settings: Mapping[str, str], stdin: int | None, stderr: int = asyncio.subprocess.PIPE
+async def start_program(
+    words: Sequence[str],
+    settings: Mapping[str, str],
+    *,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    stderr: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
+    """Start a Python that runs `share-worker` with these words."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -65,13 +71,13 @@ async def _start(
     )
 
 
-async def finish(process: asyncio.subprocess.Process, told: bytes | None = None) -> Ended:
+async def finish(process: asyncio.subprocess.Process | Forked, told: bytes | None = None) -> Ended:
     """Wait for a command's end, and see that it gave no secret away and left nothing open; `told` goes to its stdin."""
     out, err = await process.communicate(told)
     return _ended(process, out, err)
 
 
-def _ended(process: asyncio.subprocess.Process, out: bytes, err: bytes) -> Ended:
+def _ended(process: asyncio.subprocess.Process | Forked, out: bytes, err: bytes) -> Ended:
     assert process.returncode is not None
     return _checked(Ended(process.returncode, out.decode(), err.decode()))
 
@@ -179,7 +185,7 @@ async def seen(*words: str, **settings: str) -> Ended:
     """Run a command with a person at the screen: `err` is what was shown there, erased or not."""
     screen, stderr = os.openpty()
     try:
-        process = await _start(words, {"TERM": "xterm"} | settings, None, stderr)
+        process = await start_program(words, {"TERM": "xterm"} | settings, stderr=stderr)
         os.close(stderr)
         reading = asyncio.create_task(asyncio.to_thread(_to_the_end, screen))
         out, _ = await process.communicate()

@@ -6,7 +6,6 @@ The processes are forked from one that has everything imported, so that each cos
 
 import asyncio
 import contextvars
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import TypeVarTuple
 
 import structlog
 
+from tests.forked import FORKS
 from worker import db
 from worker.linq.client import Linq
 from worker.outcomes import Trigger
@@ -26,9 +26,6 @@ from worker.sharing.limits import Limits
 from worker.sharing.share_pass import run_pass
 
 Ts = TypeVarTuple("Ts")
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["pytest", "tests.killed"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +93,8 @@ class _Clock:
 
 def send(errand: Errand) -> tuple[ForkServerProcess, c_double]:
     """Start the process; with it, the seconds that its clock has moved so far."""
-    slept = _forks.RawValue(c_double, 0.0)  # without a lock: who dies may hold it
-    process = _forks.Process(target=_perform, args=(errand, slept), daemon=True)
+    slept = FORKS.RawValue(c_double, 0.0)  # without a lock: who dies may hold it
+    process = FORKS.Process(target=_perform, args=(errand, slept), daemon=True)
     process.start()
     return process, slept
 

@@ -1,7 +1,7 @@
 """A small world to test in: a simulated account, a database, and the few moves that tests make in both at once."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
@@ -72,16 +72,22 @@ class Scene:
 
     async def add_chat(self, chat_id: str, **changes: str | bool | datetime | None) -> Chat:
         """A chat that is due, but for the changes; in the account and in the table."""
+        (chat,) = await self.add_chats([chat_id], **changes)
+        return chat
+
+    async def add_chats(self, chat_ids: Iterable[str], **changes: str | bool | datetime | None) -> list[Chat]:
+        """Chats that are due, but for the changes; in the account and, by one transaction, in the table."""
         usual = Chat(
-            id=chat_id,
+            id="",
             from_number=LINE,
             last_outbound_at=self.clock.now() - timedelta(hours=2),
             created_at=self.clock.now() - timedelta(days=30),
         )
-        chat = replace(usual, **changes)  # type: ignore[arg-type] # the changes are fields of a chat
-        self.account.put_chat(chat)
-        await self.know(chat)
-        return chat
+        added = [replace(usual, id=chat_id, **changes) for chat_id in chat_ids]  # type: ignore[arg-type] # fields of a chat
+        for chat in added:
+            self.account.put_chat(chat)
+        await self.know(*added)
+        return added
 
     async def know(self, *known: Chat) -> None:
         """Write chats of the account into the table."""

@@ -100,8 +100,7 @@ async def key_was_of_another_account(live: Scene, settings: dict[str, str]) -> N
 
 async def linq_was_down(live: Scene, settings: dict[str, str]) -> None:
     """Ten requests in a row got a 503, and the pass stopped."""
-    for number in range(20):
-        await live.add_chat(f"chat-{number:02}")
+    await live.add_chats(f"chat-{number:02}" for number in range(20))
     live.account.add_fault(Fault(path="share", status=503, times=10))
     ended = await share_worker("run", **settings)
     assert ended.code == 1

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests import commands
-from tests.commands import Ended, fed, one_line, seen, share_worker
+from tests.commands import ROOT, Ended, fed, one_line, seen, share_worker, start_program
 from tests.conftest import START
 from tests.databases import sqlite_only
 from tests.scene import LINE
@@ -437,7 +436,7 @@ async def test_the_tables_may_be_in_a_schema_of_their_own(empty_postgresql: str)
 async def test_ctrl_c_ends_an_import_that_waits_for_more_and_what_is_in_stays_in(
     engine: AsyncEngine, where: dict[str, str]
 ) -> None:
-    process = await commands._start(["chats", "import", "-"], where, asyncio.subprocess.PIPE)
+    process = await start_program(["chats", "import", "-"], where, stdin=asyncio.subprocess.PIPE)
     assert process.stdin
     lines = "".join(f"chat-{number:05},{LINE}\n" for number in range(imports.BATCH + 1000))
     process.stdin.write(f"id,from_number\n{lines}".encode())
@@ -620,7 +619,7 @@ async def test_the_list_is_a_table_for_people(listed: None, where: dict[str, str
 
 @sqlite_only
 async def test_docs_chats_from_its_file_to_an_export_that_an_import_reads(where: dict[str, str]) -> None:
-    page = (commands.ROOT / "docs" / "chats.md").read_text()
+    page = (ROOT / "docs" / "chats.md").read_text()
     importing, exporting, *_ = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     Path("chats.csv").write_text(page.partition("```csv\n")[2].partition("```")[0])
     typed = [*importing.splitlines(), exporting.splitlines()[0], importing.splitlines()[-1]]

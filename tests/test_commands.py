@@ -223,8 +223,7 @@ async def test_run_makes_the_database_first_unless_told_not_to(live: Scene, tmp_
 async def test_a_dry_run_calls_nobody_and_writes_nothing(
     live: Scene, settings: dict[str, str], database_url: str
 ) -> None:
-    for number in range(30):
-        await live.add_chat(f"chat-{number:02}")
+    await live.add_chats(f"chat-{number:02}" for number in range(30))
     await live.add_chat("sms", service="SMS")
     live.add_line(OTHER, active=False)
     await live.add_chat("other", from_number=OTHER)

@@ -265,8 +265,7 @@ async def test_a_full_disk_ends_the_pass_in_one_line_and_calls_nobody_without_a_
     async with serving(account) as base_url, db.opened(db.parse_url(f"sqlite:///{file}")) as engine:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=clock)
         scene.add_line()
-        for number in range(300):
-            await scene.add_chat(f"chat-{number:03}")
+        await scene.add_chats(f"chat-{number:03}" for number in range(300))
 
         @event.listens_for(engine.sync_engine, "begin")
         def no_more_room(connection: object) -> None:

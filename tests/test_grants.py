@@ -301,8 +301,7 @@ async def test_a_schema_that_the_worker_may_not_change_is_left_to_another_role(
 @pytest.fixture
 async def scene(scene: Scene) -> Scene:
     """The usual scene, in this database, with chats that are due."""
-    for number in range(12):
-        await scene.add_chat(f"chat-{number:02}")
+    await scene.add_chats(f"chat-{number:02}" for number in range(12))
     return scene
 
 

@@ -201,8 +201,7 @@ async def slow(engine: AsyncEngine) -> AsyncIterator[Scene]:
     async with serving(account) as base_url:
         scene = Scene(engine=engine, account=account, base_url=base_url, clock=SystemClock())  # type: ignore[arg-type] # not moved
         scene.add_line()
-        for number in range(CHATS):
-            await scene.add_chat(f"chat-{number:03}")
+        await scene.add_chats(f"chat-{number:03}" for number in range(CHATS))
         yield scene
 
 

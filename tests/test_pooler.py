@@ -55,8 +55,7 @@ async def test_two_passes_share_once_and_leave_the_pool_as_it_was(
     live: Scene, pooled: str, pooled_settings: dict[str, str]
 ) -> None:
     before = states(pooled)
-    for number in range(40):
-        await live.add_chat(f"chat-{number:02}")
+    await live.add_chats(f"chat-{number:02}" for number in range(40))
     first = json.loads(done(await share_worker("run", "--json", **pooled_settings)).out)
     second = json.loads(done(await share_worker("run", "--json", **pooled_settings)).out)
     assert first["tally"]["shared"] == 40
@@ -67,8 +66,7 @@ async def test_two_passes_share_once_and_leave_the_pool_as_it_was(
 
 async def test_four_passes_at_once_share_once(live: Scene, pooled: str, pooled_settings: dict[str, str]) -> None:
     before = states(pooled)
-    for number in range(120):
-        await live.add_chat(f"chat-{number:03}")
+    await live.add_chats(f"chat-{number:03}" for number in range(120))
     processes = [await start("run", "--json", **pooled_settings) for _ in range(4)]
     ended = await asyncio.gather(*(finish(process) for process in processes))
     shared = [json.loads(done(end).out)["tally"]["shared"] for end in ended]

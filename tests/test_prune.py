@@ -331,8 +331,7 @@ async def count_old(engine: AsyncEngine) -> int:
 @sqlite_only
 async def test_a_running_pass_gets_its_turn_beside_it(live: Scene, settings: dict[str, str]) -> None:
     """SQLite has one writer at a time."""
-    for number in range(20):
-        await live.add_chat(f"due-{number:02}")
+    await live.add_chats(f"due-{number:02}" for number in range(20))
     before = (await many(live.engine, datetime.now(UTC), attempts=12_000)).isoformat()
     process = await start("prune", "--before", before, "--yes", "--json", **settings)
     while await count_old(live.engine) == 12_000:  # noqa: ASYNC110 -- another process gives no event to wait for

@@ -1,6 +1,5 @@
 """The long-running worker as a process: it serves, is ready or says why not, makes its passes, stops as it should."""
 
-import asyncio
 import json
 import re
 import signal
@@ -21,6 +20,7 @@ from starlette.routing import Route
 
 from tests.commands import KEY, Ended, finish, share_worker, share_worker_process, start
 from tests.databases import sqlite_only
+from tests.forked import Forked
 from tests.leaks import leak
 from tests.scene import Scene, until
 from worker import db
@@ -34,7 +34,7 @@ from worker.web.webhooks import PATH
 class Served:
     """A `share-worker serve` that runs: its log so far, and its HTTP side."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Forked) -> None:
         self.process = process
         self.events: list[dict[str, object]] = []
         self.url = ""
@@ -73,7 +73,7 @@ async def linq(live: Scene) -> Scene:
 @pytest.fixture
 async def serve(linq: Scene, database_url: str) -> AsyncIterator[Callable[..., object]]:
     """Starts `share-worker serve`, and sees to it that it ends."""
-    started: list[asyncio.subprocess.Process] = []
+    started: list[Forked] = []
     usual = {
         "LINQ_API_KEY": KEY,
         "LINQ_BASE_URL": linq.base_url,
@@ -126,6 +126,7 @@ async def test_it_makes_up_for_the_time_it_was_down_and_ends_when_told(linq: Sce
     assert linq.called() == ["chat"], "known from the table, not from memory"
 
 
+@sqlite_only
 async def test_before_a_pass_it_reads_the_chats_if_it_is_to(linq: Scene, serve: Begin) -> None:
     chat = await linq.add_chat("known")
     linq.account.put_chat(replace(chat, id="new"))
@@ -136,6 +137,7 @@ async def test_before_a_pass_it_reads_the_chats_if_it_is_to(linq: Scene, serve: 
     assert sorted(linq.called()) == ["known", "new"]
 
 
+@sqlite_only
 async def test_its_pages_say_that_it_is_alive_ready_and_what_it_counts(linq: Scene, serve: Begin) -> None:
     await linq.add_chat("chat")
     await linq.add_chat("bad")
@@ -167,6 +169,7 @@ async def test_its_pages_say_that_it_is_alive_ready_and_what_it_counts(linq: Sce
     assert "no-store" in ready.headers["cache-control"]
 
 
+@sqlite_only
 async def test_it_is_not_ready_without_its_database_and_says_so(
     linq: Scene, serve: Begin, database_url: str, engine: AsyncEngine
 ) -> None:
@@ -183,6 +186,7 @@ async def test_it_is_not_ready_without_its_database_and_says_so(
     assert linq.called() == []
 
 
+@sqlite_only
 async def test_it_waits_for_a_database_that_is_not_there_yet(linq: Scene) -> None:
     settings = {
         "LINQ_API_KEY": KEY,
@@ -203,8 +207,7 @@ async def test_it_waits_for_a_database_that_is_not_there_yet(linq: Scene) -> Non
 
 
 async def test_sigterm_drains_the_pass_that_runs(linq: Scene, serve: Begin) -> None:
-    for number in range(60):
-        await linq.add_chat(f"chat-{number:02}")
+    await linq.add_chats(f"chat-{number:02}" for number in range(60))
     linq.account.add_fault(Fault(path="share", delay_seconds=0.05))
     served: Served = await serve(**earlier_today(), SHARE_CONCURRENCY="5")  # type: ignore[misc] # a coroutine of one
     await until(lambda: len(linq.called()) >= 10)
@@ -216,6 +219,7 @@ async def test_sigterm_drains_the_pass_that_runs(linq: Scene, serve: Begin) -> N
     assert len(outcomes) < 60
 
 
+@sqlite_only
 async def test_it_is_not_ready_while_it_stops_and_lives_to_the_end(linq: Scene, serve: Begin) -> None:
     await linq.add_chat("chat")
     linq.account.add_fault(Fault(path="share", delay_seconds=60, takes_effect=True))
@@ -247,8 +251,7 @@ async def test_after_a_pass_it_removes_what_is_older_than_it_is_told_to_keep(
 
 
 async def test_it_takes_webhooks_while_a_pass_runs(linq: Scene, serve: Begin) -> None:
-    for number in range(40):
-        await linq.add_chat(f"chat-{number:02}")
+    await linq.add_chats(f"chat-{number:02}" for number in range(40))
     linq.account.add_fault(Fault(path="share", delay_seconds=0.05))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

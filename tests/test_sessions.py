@@ -64,8 +64,7 @@ def sessions(engine: AsyncEngine) -> Sessions:
 
 
 async def test_a_pass_and_a_rerun_leave_their_sessions_as_they_were(scene: Scene, sessions: Sessions) -> None:
-    for number in range(30):
-        await scene.add_chat(f"chat-{number:02}")
+    await scene.add_chats(f"chat-{number:02}" for number in range(30))
     scene.account.add_fault(Fault(path="share", status=400, code=1005, times=3))
     result = await scene.one_pass()
     assert result.tally is not None

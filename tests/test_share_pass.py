@@ -6,6 +6,7 @@ import socket
 import sys
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, event, select
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
+from tests.databases import sqlite_only
 from tests.past import Past
 from tests.relay import relaying
 from tests.scene import LINE, Scene, until
@@ -33,8 +35,7 @@ ONE_AT_A_TIME = Limits(per_second=0, concurrency=1)
 
 async def add_chats(scene: Scene, count: int, prefix: str = "chat", **changes: str | datetime) -> list[str]:
     ids = [f"{prefix}-{number:03}" for number in range(count)]
-    for chat_id in ids:
-        await scene.add_chat(chat_id, **changes)
+    await scene.add_chats(ids, **changes)
     return ids
 
 
@@ -238,6 +239,7 @@ async def test_a_card_that_is_gone_at_linq_counts_no_longer(scene: Scene) -> Non
     assert result.tally["skipped"] == {"no_card": 1}
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("fault", "word"),
     [
@@ -292,28 +294,32 @@ async def test_only_a_pass_that_did_not_complete_ends_as_an_error_in_the_log(sce
 # What Linq's answers come to
 
 
+ANSWERS: Final[list[tuple[Fault, str, int | None, int | None]]] = [
+    (Fault(path="share", status=200), "shared", 200, None),
+    (Fault(path="share", status=204, body=""), "shared", 204, None),
+    (Fault(path="share", status=202, body="<html>"), "shared", 202, None),
+    (Fault(path="share", cut_short=True), "shared", 202, None),
+    (Fault(path="share", status=400, code=1005), "rejected", 400, 1005),
+    (Fault(path="share", status=404, code=2001), "rejected", 404, 2001),
+    (Fault(path="share", status=409, code=2014), "rejected", 409, 2014),
+    (Fault(path="share", status=418, body="teapot"), "rejected", 418, None),
+    (Fault(path="share", status=429, code=1007, retry_after=120), "rejected", 429, 1007),
+    (Fault(path="share", status=500, code=3006), "unknown", 500, 3006),
+    (Fault(path="share", status=500, code=3006, takes_effect=True), "unknown", 500, 3006),
+    (Fault(path="share", status=502, body="<h1>Bad</h1>", content_type="text/html"), "unknown", 502, None),
+    (Fault(path="share", status=503, code=4004), "unknown", 503, 4004),
+    (Fault(path="share", redirect_to="http://127.0.0.1:9/"), "unknown", 307, None),
+    (Fault(path="share", drop="before"), "unknown", None, None),
+    (Fault(path="share", drop="after"), "unknown", None, None),
+    (Fault(path="share", drop="after", reset=True), "unknown", None, None),
+    (Fault(path="share", delay_seconds=30, takes_effect=True), "unknown", None, None),
+]
+
+
 @pytest.mark.parametrize(
-    ("fault", "outcome", "status", "code"),
-    [
-        (Fault(path="share", status=200), "shared", 200, None),
-        (Fault(path="share", status=204, body=""), "shared", 204, None),
-        (Fault(path="share", status=202, body="<html>"), "shared", 202, None),
-        (Fault(path="share", cut_short=True), "shared", 202, None),
-        (Fault(path="share", status=400, code=1005), "rejected", 400, 1005),
-        (Fault(path="share", status=404, code=2001), "rejected", 404, 2001),
-        (Fault(path="share", status=409, code=2014), "rejected", 409, 2014),
-        (Fault(path="share", status=418, body="teapot"), "rejected", 418, None),
-        (Fault(path="share", status=429, code=1007, retry_after=120), "rejected", 429, 1007),
-        (Fault(path="share", status=500, code=3006), "unknown", 500, 3006),
-        (Fault(path="share", status=500, code=3006, takes_effect=True), "unknown", 500, 3006),
-        (Fault(path="share", status=502, body="<h1>Bad</h1>", content_type="text/html"), "unknown", 502, None),
-        (Fault(path="share", status=503, code=4004), "unknown", 503, 4004),
-        (Fault(path="share", redirect_to="http://127.0.0.1:9/"), "unknown", 307, None),
-        (Fault(path="share", drop="before"), "unknown", None, None),
-        (Fault(path="share", drop="after"), "unknown", None, None),
-        (Fault(path="share", drop="after", reset=True), "unknown", None, None),
-        (Fault(path="share", delay_seconds=30, takes_effect=True), "unknown", None, None),
-    ],
+    ("database_url", "fault", "outcome", "status", "code"),
+    [("sqlite", *answer) for answer in ANSWERS] + [("postgresql", *answer) for answer in ANSWERS[::5]],
+    indirect=["database_url"],
 )
 async def test_each_answer_has_its_outcome_and_is_never_asked_for_twice(
     scene: Scene, fault: Fault, outcome: str, status: int | None, code: int | None

@@ -26,8 +26,9 @@ from typing import Final
 
 from sqlalchemy import insert, select
 
-from tests.commands import ROOT, environment, share_worker_process
+from tests.commands import environment, share_worker_process
 from tests.databases import new_database
+from tests.forked import Forked, fork
 from tests.judge import Judge, open_ledger
 from worker.cli.demo import known_chat
 from worker.db.tables import chats, runs, share_attempts
@@ -87,7 +88,7 @@ class Figures:
 class Victim:
     """A worker process, and when it is to die: after so many seconds, or calls of all workers."""
 
-    process: asyncio.subprocess.Process
+    process: Forked
     serves: bool
     log: Path
     seconds: float | None
@@ -169,15 +170,7 @@ class Torture:
     async def _start(self) -> Victim:
         serves = self._random.random() < 0.4
         log = self._logs / f"{self._figures.kills}-{self._random.getrandbits(32):08x}.log"
-        with log.open("wb") as out:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "worker", "serve" if serves else "run"),
-                env=environment(**self._settings),
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-            )
+        process = await fork(["serve" if serves else "run"], environment(**self._settings), log=log)
         starting = self._random.random() < 0.25
         seconds = self._random.uniform(0.1, 2) if starting else None
         return Victim(process, serves, log, seconds, calls=self._random.randint(1, 2 * CALLS_A_KILL))
