@@ -32,7 +32,8 @@ check: lint test ## what CI runs: lint, format, types, tests
 
 torture: ## try for some minutes to make it share twice: crashes, clocks that lie, kill -9
 	@scripts/setup.sh dev
-	TORTURE_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest tests/test_machine.py
+	TORTURE_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest tests/test_machine.py tests/test_any_answer.py tests/test_any_input.py \
+		tests/test_chat_files.py tests/test_events.py tests/test_partner_rows.py
 	.venv/bin/python -m tests.torture $(TORTURE_ARGS)
 
 soak: ## let it live for a month, in minutes, and look whether it grows

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
+from tests.examples import bounded
 from tests.scene import LINE, Scene
 from worker import db
 from worker.account import Card, Line
@@ -32,7 +33,7 @@ from worker.outcomes import RunStatus
 from worker.sharing.limits import Limits
 from worker.simulator.faults import Fault
 
-bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = bounded(15)
 
 _NAMES = """
     id phone_number first_name is_active handles is_me handle status service is_group health_status created_at sent_at
@@ -86,7 +87,7 @@ async def start_over(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@bounded
+@some
 @given(body=_bodies, status=st.sampled_from([200, 200, 200, 201, 400, 404, 429, 500]))
 @example(body=json.dumps({"contact_cards": [{"phone_number": LINE, "is_active": True}] * 3}).encode(), status=200)
 async def test_any_answer_to_the_cards_call_ends_in_a_pass_that_says_how(
@@ -108,7 +109,7 @@ async def test_any_answer_to_the_cards_call_ends_in_a_pass_that_says_how(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@bounded
+@some
 @given(
     bodies=st.lists(_bodies, min_size=3, max_size=3),
     statuses=st.lists(

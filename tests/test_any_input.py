@@ -13,17 +13,18 @@ from typing import NoReturn
 
 import pytest
 import typer.main
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import worker.cli
+from tests.examples import bounded
 from worker import cli
 from worker.settings import SECRETS, Settings
 
 PLANTED = "planted-secret"
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # the app is a group of commands
 NAMES = list(Settings.model_fields)
-bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = bounded(30)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ _words = st.lists(
 )
 
 
-@bounded
+@some
 @given(command=st.sampled_from(sorted(COMMANDS)) | _any_text, words=_words)
 @example(command="run", words=["--limit", "9" * 30])
 @example(command="run", words=["--limit", "\udcff"])
@@ -114,7 +115,7 @@ def with_settings(values: dict[str, str], *words: str) -> Said:
         return share_worker(*words)
 
 
-@bounded
+@some
 @given(values=st.dictionaries(st.sampled_from(sorted(set(NAMES) - {"LINQ_API_KEY"})), _any_text | _numbers, max_size=4))
 @example(values={"DATABASE_URL": "sqlite:///\udcff.db"})
 @example(values={"DATABASE_URL": "sqlite:///a\nb"})
@@ -131,7 +132,7 @@ def test_any_text_in_any_setting_gives_a_line_for_each_that_is_wrong(values: dic
     assert all(line.startswith("share-worker: ") and line.isprintable() for line in lines)
 
 
-@bounded
+@some
 @given(before=_any_text, after=_any_text, name=st.sampled_from(SECRETS), broken=st.booleans())
 def test_no_complaint_shows_a_secret(before: str, after: str, name: str, broken: bool) -> None:
     values = {name: before + PLANTED + after} | ({"SHARE_CONCURRENCY": "0"} if broken else {"LINQ_BASE_URL": "x"})
@@ -140,7 +141,7 @@ def test_no_complaint_shows_a_secret(before: str, after: str, name: str, broken:
     assert said.code == 2
 
 
-@bounded
+@some
 @given(
     content=st.binary(max_size=200)
     | _any_text.map(lambda text: f"LINQ_API_KEY={text}".encode(errors="surrogateescape"))
@@ -154,7 +155,7 @@ def test_any_bytes_in_the_dotenv_file_are_settings_or_a_line(content: bytes) -> 
     assert said.code == 2
 
 
-@bounded
+@some
 @given(content=st.binary(max_size=100), name=st.sampled_from(SECRETS))
 @example(content=b"sqlite:///a\0b", name="DATABASE_URL")
 def test_any_bytes_in_a_secret_file_are_a_secret_or_a_line(tmp_path: Path, content: bytes, name: str) -> None:
@@ -183,7 +184,7 @@ _queries = st.dictionaries(
 )  # fmt: skip
 
 
-@bounded
+@some
 @given(
     base=st.sampled_from(["sqlite:///", "postgresql://u:planted-secret@127.0.0.1:9/"]), name=_url_text, query=_queries
 )

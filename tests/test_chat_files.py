@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.commands import ROOT, Ended, fed, one_line, seen, share_worker, start_program
 from tests.conftest import START
 from tests.databases import sqlite_only
+from tests.examples import bounded
 from tests.scene import LINE
 from worker import db
 from worker.account import Card
@@ -39,7 +40,7 @@ OTHER = "+15550100002"
 HOUR = timedelta(hours=1)
 HEAD = "id,from_number,service,is_group,last_outbound_at,last_inbound_at,health_status,handle"
 CHAT = f"chat,{LINE},iMessage,false,2026-03-10T07:00:00Z,2026-03-10T08:00:00Z,HEALTHY,+14155550100"
-bounded = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = bounded(15)
 
 
 @pytest.fixture
@@ -387,7 +388,7 @@ _lines = st.fixed_dictionaries(
 )
 
 
-@bounded
+@some
 @given(lines=st.lists(_lines, max_size=12))
 async def test_lines_leave_the_same_table_in_one_batch_as_one_by_one(
     engine: AsyncEngine, lines: list[dict[str, object]]
@@ -464,7 +465,7 @@ async def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(where: dict[str, st
 # Export
 
 
-@bounded
+@some
 @given(
     written=st.lists(
         st.fixed_dictionaries(

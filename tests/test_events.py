@@ -5,13 +5,14 @@ from datetime import datetime, timedelta
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import START, HandClock
 from tests.databases import sqlite_only
+from tests.examples import bounded
 from tests.scene import LINE
 from worker import db
 from worker.chats.events import KEPT, apply_events, forget_old, take_card, take_line
@@ -19,7 +20,7 @@ from worker.db.tables import chats, lines, sent_messages
 from worker.linq.answers import Chat
 from worker.linq.webhooks import CardReceived, ChatCreated, ChatEvent, LineChanged, MessageEvent, MessageFailed
 
-bounded = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = bounded(40)
 
 HOUR = timedelta(hours=1)
 NOW = START + 100 * HOUR
@@ -275,7 +276,7 @@ def coherent(events: Sequence[ChatEvent]) -> list[ChatEvent]:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@bounded
+@some
 @given(
     events=st.lists(
         st.one_of(_messages, st.builds(failed, st.sampled_from(["m1", "m2", "m3"]), st.none())), min_size=1, max_size=9

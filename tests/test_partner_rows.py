@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.commands import KEY, share_worker
 from tests.conftest import START
+from tests.examples import bounded
 from tests.scene import LINE, Scene
 from worker import db
 from worker.account import Card
@@ -121,7 +122,7 @@ _postgresql_rows = st.tuples(
     st.booleans(),
     st.none() | st.sampled_from(["infinity", "-infinity", "4713-01-01 BC", "294276-12-31"]) | _moments,
 )
-bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = bounded(12)
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:
@@ -130,7 +131,7 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@bounded
+@some
 @given(rows=st.lists(_sqlite_rows, max_size=8).map(distinct), rules=st.sampled_from([ANY, RECENT]))
 @example(rows=[(b"\xff\0", LINE, "iMessage", 0, GOOD), ("plain", LINE, "iMessage", 0, GOOD)], rules=ANY)
 async def test_no_row_of_sqlite_ends_a_pass(scene: Scene, rows: list[Row], rules: Rules) -> None:
@@ -138,7 +139,7 @@ async def test_no_row_of_sqlite_ends_a_pass(scene: Scene, rows: list[Row], rules
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-@bounded
+@some
 @given(rows=st.lists(_postgresql_rows, max_size=8).map(distinct), rules=st.sampled_from([ANY, RECENT]))
 async def test_no_row_of_postgresql_ends_a_pass(scene: Scene, rows: list[Row], rules: Rules) -> None:
     await one_pass_with(scene, rules, *rows)
