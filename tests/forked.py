@@ -33,8 +33,6 @@ FORKS.set_forkserver_preload(
 class Forked:
     """A forked command; as far as tests use it, what `asyncio.subprocess.Process` is."""
 
-    stdin: None = None
-
     def __init__(self, process: ForkServerProcess, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
         assert process.pid is not None
         self.pid: int = process.pid
