@@ -19,7 +19,7 @@ demo: ## set-up, then the whole worker at work: killed, cut off and started twic
 
 test: ## set-up, then the tests, on SQLite and on a real PostgreSQL; PYTEST_ARGS=tests/test_linq.py for a part
 	@scripts/setup.sh dev
-	@echo "The whole suite takes about eight minutes on two idle cores."
+	@echo "The whole suite takes less than five minutes on two idle cores."
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: ## lint, format and types
