@@ -161,7 +161,7 @@ async def test_the_simulator_serves_until_it_is_told_to_stop_and_fills_a_table(e
     process.send_signal(signal.SIGINT)
     told = await finish(process)
     assert told.code == 0
-    assert f"It was called {shared} times to share; for 0 chats twice in a day." in told.out
+    assert f"It got {shared} share requests; 0 chats were shared with twice in a day." in told.out
     refused = await share_worker("simulator", "--port", "0", "--chats", "60", "--fill", DATABASE_URL=empty_database)
     assert refused.code == 2
     assert "has 50 other chats; --fill is for an empty table" in refused.err

@@ -249,7 +249,7 @@ async def test_it_wants_to_be_told_which_attempts(settings: dict[str, str]) -> N
 @sqlite_only
 async def test_an_earlier_day_is_explained(settings: dict[str, str]) -> None:
     line = one_line(await share_worker("rerun", "--chat", "no", "--day", "yesterday", **settings), 2)
-    assert " is over, and a call now would count for " in line
+    assert " is over, and a share now would count for " in line
     assert "'share-worker run'" in line
     assert "has not begun" in one_line(await share_worker("rerun", "--chat", "a", "--day", "2999-01-01", **settings), 2)
     assert "'soon' is not a day" in one_line(await share_worker("rerun", "--chat", "a", "--day", "soon", **settings), 2)

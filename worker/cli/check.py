@@ -71,7 +71,7 @@ async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
             passes.print_lines(*map(output.finding_line, added))
 
     pace = f"{settings.SHARE_MAX_PER_SECOND:g} a second" if settings.SHARE_MAX_PER_SECOND else "no limit a second"
-    sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} calls in flight, {pace}"
+    sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} requests in flight, {pace}"
     add(output.Finding(state="ok", about="settings", found=sound))
     rules, now = assembly.rules(settings), clock.now()
     add(*output.hours_findings(rules, first_pass(rules, assembly.schedule(settings), now), now))

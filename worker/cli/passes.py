@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 DUE_SHOWN = 20
-"""How many of the chats that would be called a dry run lists for people."""
+"""How many of the chats that are due a dry run lists for people."""
 
 
 @app.command(epilog="Example: share-worker run --dry-run")
 def run(
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Call nobody and write nothing; say who would be called, and why others not."),
+        typer.Option("--dry-run", help="Share with nobody, write nothing; say who is due, and why the others are not."),
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=10**9, metavar="N", help="Call at most N chats.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=10**9, metavar="N", help="Share with at most N chats.")
+    ] = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something went wrong.")] = False,
     no_migrate: NoMigrate = False,
@@ -47,8 +49,8 @@ def run(
     """Make one pass: share with every chat that is due, now.
 
     Reads the chats from the table 'chats' of DATABASE_URL, and Linq's key from LINQ_API_KEY. Safe to run as often as
-    you like, also at the same time: a chat is called at most once per share day. Ctrl-C or SIGTERM ends it cleanly:
-    calls in flight are finished and recorded.
+    you like, also at the same time: each chat gets at most one share per share day. Ctrl-C or SIGTERM ends it cleanly:
+    requests in flight are finished and recorded.
 
     Exit code 0: everyone who was due was attempted, or N of them with --limit; chats of a line that rests wait. 1: the
     pass was stopped or failed, and says why. 2: wrong usage.
@@ -70,8 +72,8 @@ def serve(
     was stopped is taken up again, after growing pauses, until the day ends. Any number of processes may serve one
     PostgreSQL: they share the work.
 
-    Answers on HTTP_HOST and HTTP_PORT: /livez, /readyz, /metrics, and with LINQ_WEBHOOK_SECRET
-    /webhooks/linq. SIGTERM or Ctrl-C ends it after the calls in flight.
+    Answers on HTTP_HOST and HTTP_PORT: a page for people at /, and /livez, /readyz, /metrics; with LINQ_WEBHOOK_SECRET
+    also /webhooks/linq. SIGTERM or Ctrl-C ends it after the requests in flight.
     """
     finish(_serve(read_settings(), migrates=not no_migrate, now=now))
 

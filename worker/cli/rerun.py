@@ -1,4 +1,4 @@
-"""The command that calls again on the same day: `rerun`."""
+"""The command that shares again on the same day: `rerun`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -47,11 +47,11 @@ def rerun(
     line: OfLine = None,
     run: OfRun = None,
     day: Annotated[
-        str, typer.Option(metavar="DAY", help="The share day; only the current one can be called again.")
+        str, typer.Option(metavar="DAY", help="The share day; only the current one can be repeated.")
     ] = "today",
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also call chats that were shared today, or perhaps were: they may get it twice."),
+        typer.Option("--force", help="Also share again with chats that were shared with today, or perhaps were."),
     ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, max=10**9, metavar="N", help="Share with at most N chats, the first ones.")
@@ -65,14 +65,14 @@ def rerun(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Call share again, today, for chats that were attempted already: the only way to do so.
+    """Share again, today, with chats that were attempted already: the only way to do so.
 
-    Shows first whom it would call, and why the others not, and asks. All options given must fit. A chat that cannot be
-    shared with (SMS, no outbound message, opted out, paused, no active card) is never called, nor one that was called
-    in the last five minutes. Two reruns at once make one call.
+    First shows with which chats it would share, and why not with the others, and asks. All options given must fit. It
+    never shares with a chat in which a share has no effect (SMS, no outbound message, opted out, paused, no active
+    card), nor with one that was attempted in the last five minutes. Two reruns at once send one request.
 
-    Exit code 0: all that may be called were. 1: it was stopped or failed, or none of the chats may be called. 2: wrong
-    usage.
+    Exit code 0: all that are allowed were attempted. 1: it was stopped or failed, or none of the chats is allowed. 2:
+    wrong usage.
     """
     from worker.cli.output.passes import plan_document, print_json
     from worker.sharing.rerun import Selection
@@ -124,7 +124,7 @@ def _require_today(settings: "Settings", word: str) -> None:
         msg = f"the share day {day} has not begun; today is {today} in {settings.SHARE_TIMEZONE}"
         raise UsageError(msg)
     msg = (
-        f"the share day {day} is over, and a call now would count for {today} ({settings.SHARE_TIMEZONE}); "
+        f"the share day {day} is over, and a share now would count for {today} ({settings.SHARE_TIMEZONE}); "
         f"its chats are due again by themselves: see 'share-worker run --dry-run', then 'share-worker run'"
     )
     raise UsageError(msg)

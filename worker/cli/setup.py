@@ -38,8 +38,8 @@ def simulator(
 ) -> None:
     """Serve a stand-in for Linq's API on this machine, to try the worker against. Ends with Ctrl-C.
 
-    Follows Linq's rules (cards, opt-outs, one share per chat in five minutes), counts the share calls, and can be told
-    to misbehave: see docs/simulator.md. Nothing it does leaves this machine.
+    Follows Linq's rules (cards, opt-outs, one share per chat in five minutes), counts the share requests, and can be
+    told to misbehave: see docs/simulator.md. Nothing it does leaves this machine.
     """
     settings = read_settings() if fill else None
     finish(_simulator(settings, port=port, chats=chats, latency=latency, activation=activation))
@@ -126,6 +126,6 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
         raise WorkerError(msg) from error
     calls = len(account.share_calls)
     passes.print_lines(
-        f"It was called {calls:,} times to share; for {len(account.repeated_calls()):,} chats twice in a day."
+        f"It got {calls:,} share requests; {len(account.repeated_calls()):,} chats were shared with twice in a day."
     )
     return 0

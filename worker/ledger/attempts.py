@@ -130,7 +130,7 @@ async def settle_stale(connection: AsyncConnection, now: datetime) -> int:
         .values(
             outcome=Outcome.UNKNOWN.value,
             finished_at=now,
-            error_message="no answer was recorded: the worker ended, or lost its database, during the call",
+            error_message="no answer was recorded: the worker ended, or lost its database, during the request",
         )
     )
     return result.rowcount

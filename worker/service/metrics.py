@@ -44,7 +44,7 @@ class Metrics:
             registry=registry,
         )
         self._share_seconds = Histogram(
-            "share_worker_share_seconds", "How long a share call took.", buckets=SHARE_SECONDS, registry=registry
+            "share_worker_share_seconds", "How long a share request took.", buckets=SHARE_SECONDS, registry=registry
         )
         self._pass_seconds = Histogram(
             "share_worker_pass_seconds",

@@ -158,12 +158,12 @@ def _opted_out(chat: Mapping[str, object], timestamp: Callable[[str, str], str])
 def _last_attempts(history: AttemptHistory, rules: Rules) -> str:
     settings = f"SHARE_MIN_HOURS is {rules.min_hours:g}, SHARE_EVERY_DAYS is {rules.every_days}"
     if history.last_called_at is None:
-        return f"never called; {settings}"
-    called = f"last call {minute(history.last_called_at, rules.timezone)}"
+        return f"no request yet; {settings}"
+    asked = f"last request {minute(history.last_called_at, rules.timezone)}"
     shared = f"last share on {history.last_shared_day}" if history.last_shared_day else "no share yet"
     blocked = history.last_blocked_at
     said = f", number blocked {minute(blocked, rules.timezone)} (asked again after a week)" if blocked else ""
-    return f"{called}, {shared}{said}; {settings}"
+    return f"{asked}, {shared}{said}; {settings}"
 
 
 def _shares(count: int) -> str:
