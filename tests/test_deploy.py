@@ -114,16 +114,15 @@ def test_the_image_is_built_from_named_files_only() -> None:
     }
 
 
-def test_compose_is_what_the_compose_specification_says() -> None:
+def test_compose_is_what_the_compose_specification_says(tmp_path: Path) -> None:
+    overrides = [block for page in ("monitoring", "deploy/compose") for block in deployments.blocks("yaml", page)]
+    files = [ROOT / "docker-compose.yml"]
+    for number, block in enumerate(block for block in overrides if "services:" in block):
+        files.append(tmp_path / f"{number}.yml")
+        files[-1].write_text(re.sub(r"!(?:reset|override) ", "", block))
+    assert len(files) == 3
     looked = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "check_jsonschema",
-            "--builtin-schema",
-            "vendor.compose-spec",
-            ROOT / "docker-compose.yml",
-        ],
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files],
         capture_output=True,
         text=True,
         check=False,
@@ -241,8 +240,17 @@ def test_the_service_and_the_monitor_lead_to_the_port_that_serve_opens() -> None
 
 def test_the_job_that_the_monitor_makes_is_the_one_of_the_alert_rules() -> None:
     label = manifests()["PodMonitor"]["spec"]["jobLabel"]
-    assert template("Deployment")["metadata"]["labels"][label] == "share-worker"
-    assert set(re.findall(r'job="([^"]*)"', (DEPLOY / "prometheus-alerts.yml").read_text())) == {"share-worker"}
+    job = template("Deployment")["metadata"]["labels"][label]
+    (asked,) = set(re.findall(r'job=~"([^"]*)"', (DEPLOY / "prometheus-alerts.yml").read_text()))
+    assert re.fullmatch(asked, job)
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_looks_at_each_job_by_itself_so_that_two_accounts_are_apart(rule: Yaml) -> None:
+    groups = re.findall(r"\b(?:max|sum|count)\b( by \([\w, ]+\))? ?\(", rule["expr"])
+    assert set(groups) <= {" by (namespace, job)", " by (namespace)"}
+    assert "on()" not in rule["expr"]
+    assert "{{ $labels.job }}" in rule["annotations"]["summary"] or "kube_cronjob_" in rule["expr"]
 
 
 def test_a_disruption_never_blocks_a_node_and_never_takes_all_workers() -> None:
@@ -290,7 +298,12 @@ def test_an_alert_asks_for_metrics_that_exist_and_has_a_runbook(rule: Yaml) -> N
 @pytest.mark.skipif(not PROMTOOL, reason="needs promtool, which scripts/setup.sh fetches where there is apt")
 def test_prometheus_takes_the_rules_and_the_documented_scrape_and_alerts_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "prometheus-alerts.yml", tmp_path)
-    (scrape,) = deployments.blocks("yaml", "monitoring", "`serve`")
+    scrape, beside_the_worker = deployments.blocks("yaml", "monitoring", "`serve`")
+    (worker,) = compose()["services"]["serve"]["ports"]
+    assert worker.startswith("127.0.0.1:${PUBLISHED_PORT:-8080}:")
+    assert '["127.0.0.1:8080"]' in scrape
+    mounts = yaml.safe_load(beside_the_worker)["services"]["prometheus"]["volumes"]
+    assert {mount.split(":")[0] for mount in mounts} == {"./prometheus.yml", "./deploy/prometheus-alerts.yml"}
     (tmp_path / "prometheus.yml").write_text(scrape)
     (tmp_path / "tests.yml").write_text((ROOT / "tests" / "alerts.yml").read_text())
     for words in (["check", "config", "prometheus.yml"], ["test", "rules", "tests.yml"]):
