@@ -154,13 +154,15 @@ async def test_the_cronjob_makes_its_pass(
     assert live.called() == ["chat"]
 
 
-def test_the_documented_line_gives_every_manifest_the_registry_of_its_cluster(tmp_path: Path) -> None:
+def test_the_documented_lines_give_every_manifest_its_registry_and_a_role_that_may_make_no_tables(tmp_path: Path) -> None:
     shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
-    (line,) = [line for line in block_with("docker push", "deploy/kubernetes").splitlines() if line.startswith("sed ")]
-    subprocess.run(["/bin/sh", "-euc", line], cwd=tmp_path, check=True)
+    for block in ("docker push", "share-worker-migrate"):
+        (line,) = [line for line in block_with(block, "deploy/kubernetes").splitlines() if line.startswith("sed ")]
+        subprocess.run(["/bin/sh", "-euc", line], cwd=tmp_path, check=True)
     pushed = f"registry.example.com/share-worker:{__version__}"
     changed = "".join(file.read_text() for file in (tmp_path / "deploy" / "kubernetes").iterdir())
     assert re.findall(r" image: (.*)", changed) == [pushed, pushed]
+    assert sorted(re.findall(r" args: (.*)", changed)) == ["[run, --quiet, --no-migrate]", "[serve, --no-migrate]"]
     assert f"docker push {pushed}\n" in block_with("docker push", "deploy/kubernetes")
 
 
@@ -212,6 +214,25 @@ async def database_of_compose(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         await relay.accept()
         yield {"PGHOSTADDR": "127.0.0.1", "PGPORT": str(relay.port)}
         await relay.refuse()
+
+
+def test_the_documented_override_of_compose_leads_to_another_database_and_leaves_the_container_out() -> None:
+    class Loader(yaml.SafeLoader):
+        """Knows the two tags with which an override replaces instead of adding."""
+
+    Loader.add_constructor("!override", lambda loader, node: ("!override", loader.construct_sequence(node)))
+    Loader.add_constructor("!reset", lambda _loader, _node: "!reset")
+    (block,) = [block for block in blocks("yaml", "deploy/compose") if "services:" in block]
+    services = yaml.load(block, Loader)["services"]  # noqa: S506 -- a safe loader with two tags more
+    there = compose({})
+    for name in ("migrate", "serve"):
+        assert services[name]["environment"] == {"DATABASE_URL": "${DATABASE_URL}"}
+        assert {"DATABASE_URL", "PGPASSWORD"} <= there[name]["environment"].keys()
+    needs_the_container = {name for name, service in there.items() if "database" in service.get("depends_on", {})}
+    assert {name for name, service in services.items() if service.get("depends_on") == "!reset"} == needs_the_container
+    (tag, profiles) = services["database"]["profiles"]
+    assert tag == "!override"
+    assert not {*profiles} & {profile for service in there.values() for profile in service["profiles"]}
 
 
 @on_postgresql
@@ -365,9 +386,9 @@ def host(live: Scene, tmp_path: Path) -> Host:
     return Host(tmp_path, live.base_url)
 
 
-def block_with(words: str, page: str) -> str:
+def block_with(words: str, page: str, *more: str) -> str:
     """The one code block of a page that holds some words."""
-    (block,) = [block for block in blocks("sh", page) if words in block]
+    (block,) = [block for block in blocks("sh", page) if all(word in block for word in (words, *more))]
     return block
 
 
@@ -489,6 +510,29 @@ def jobs(crontab: str) -> list[str]:
     return re.findall(r"^(?:[\d*/,]+ +){5}(.*)$", crontab, re.MULTILINE)
 
 
+@on_sqlite
+async def test_the_documented_lines_give_a_second_account_files_of_its_own(live: Scene, host: Host) -> None:
+    await host.run(block_with("share-worker-globex", "operations", "share-worker.service"))
+    settings = host.path("/etc/share-worker-globex")
+    settings.mkdir(parents=True)
+    (settings / "linq-api-key").write_text(KEY)
+    (settings / "env").write_text(f"LINQ_BASE_URL={live.base_url}\n")
+    async with host.unit("share-worker-globex.service").serving() as pages:
+        assert (await pages.get("/readyz")).status_code == 200
+        assert "no pass" in await host.run("share-worker-globex status")
+    assert host.path("/var/lib/share-worker-globex/share-worker.db").exists()
+    assert not host.path("/var/lib/share-worker").exists()
+    assert not host.path("/etc/share-worker").exists()
+
+
+@on_sqlite
+async def test_the_documented_drop_in_keeps_the_service_from_migrating(live: Scene, host: Host) -> None:
+    await host.run(block_with("no-migrate.conf", "deploy/systemd"))
+    drop_in = deployments.unit(host.path("/etc/systemd/system/share-worker.service.d/no-migrate.conf"))
+    (start,) = deployments.unit(SYSTEMD / "share-worker.service").values("ExecStart")
+    assert drop_in.settings == [("ExecStart", ""), ("ExecStart", host.places.here(f"{start} --no-migrate"))]
+
+
 def test_a_command_on_the_terminal_has_what_the_units_have() -> None:
     line = (SYSTEMD / "share-worker.sh").read_text().partition("exec systemd-run ")[2].replace("\\\n", " ")
     command = deployments.transient_unit(shlex.split(line))
@@ -535,7 +579,7 @@ def test_documents_compose_and_manifests_name_the_same_image() -> None:
         KUBERNETES / "cronjob.yaml",
     ]
     image = re.compile(
-        r"(?:image: |build -t |docker push |-e LINQ_API_KEY )(?:[\w.]+/)?(share-worker(?::\w\S*)?)(?!\S)"
+        r"(?:image: |build -t |docker push |-e LINQ_API_KEY |--image=)(?:[\w.]+/)?(share-worker(?::\w\S*)?)(?!\S)"
     )
     assert {file.name: set(image.findall(file.read_text())) for file in files} == {
         file.name: {f"share-worker:{__version__}"} for file in files
