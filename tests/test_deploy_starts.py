@@ -154,7 +154,9 @@ async def test_the_cronjob_makes_its_pass(
     assert live.called() == ["chat"]
 
 
-def test_the_documented_lines_give_every_manifest_its_registry_and_a_role_that_may_make_no_tables(tmp_path: Path) -> None:
+def test_the_documented_lines_give_every_manifest_its_registry_and_a_role_that_may_make_no_tables(
+    tmp_path: Path,
+) -> None:
     shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
     for block in ("docker push", "share-worker-migrate"):
         (line,) = [line for line in block_with(block, "deploy/kubernetes").splitlines() if line.startswith("sed ")]

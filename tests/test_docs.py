@@ -3,7 +3,9 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ from worker.sharing.watch import PassProgress
 from worker.simulator.deliveries import ORDER_FIELDS
 from worker.simulator.faults import Fault
 from worker.web.app import make_app
-from worker.web.pages.access import Gate
+from worker.web.pages.access import FORWARDED, Gate
 from worker.web.pages.reader import Reader
 from worker.web.pages.routes import page_routes
 from worker.web.webhooks import PATH as WEBHOOKS
@@ -162,18 +164,49 @@ def test_every_column_of_a_file_is_documented() -> None:
     assert {name for row in table(text) for name in re.findall(r"`(\w+)`", row[0])} == set(COLUMNS)
 
 
-@sqlite_only
-async def test_every_http_path_is_documented(engine: AsyncEngine, clock: HandClock) -> None:
+@dataclass(frozen=True)
+class Addresses:
+    """The paths that `serve` answers, as patterns: those of the page, and the others."""
+
+    of_the_page: list[str]
+    others: list[str]
+
+
+@pytest.fixture
+def addresses(engine: AsyncEngine, clock: HandClock) -> Addresses:
     async def ready() -> list[str]:
         return []
 
     reader = Reader(engine, Rules(), Schedule("@daily", UTC), clock, has_webhooks=True)
     pages = page_routes(reader, Gate("127.0.0.1", None, clock), PassProgress(worker=""), lambda: None)
     app = make_app(unready=ready, registry=CollectorRegistry(), webhooks=[Route(WEBHOOKS, ready)], pages=pages)
+    of_the_page = [route.path for route in pages]
+    paths = [route.path for route in app.routes if isinstance(route, Route)]
+    return Addresses(of_the_page, [path for path in paths if path not in of_the_page])
+
+
+@sqlite_only
+def test_every_http_path_is_documented(addresses: Addresses) -> None:
     told = {path for row in table(section("HTTP paths")) for path in re.findall("`(.+?)`", row[0])}
     names = {"{chat_id:path}": "ID", "{run_id}": "ID", "{name}": "NAME"}
-    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    paths = [*addresses.of_the_page, *addresses.others]
     assert told == {re.sub(r"{.+}", lambda found: names[found[0]], path) for path in paths}
+
+
+@sqlite_only
+def test_the_documented_proxies_pass_on_the_page_and_nothing_else_and_the_worker_sees_them(
+    addresses: Addresses,
+) -> None:
+    text = section("Through a reverse proxy", (ROOT / "docs" / "page.md").read_text())
+    (location,) = re.findall(r"location ~ (\S+) {", text)
+    matchers = re.findall(r"@page path (.+)", text)[0].split()
+    examples = {path: re.sub(r"{.+}", "an/id", path) for path in (*addresses.of_the_page, *addresses.others)}
+    passed_on = set(addresses.of_the_page)
+    assert {path for path, example in examples.items() if re.search(location, example)} == passed_on
+    assert {path for path, at in examples.items() if any(fnmatchcase(at, one) for one in matchers)} == passed_on
+    told = text.partition("one of the headers")[2].partition(".\n")[0]
+    assert [name.lower() for name in re.findall(r"`([\w-]+)`", told)] == list(FORWARDED)
+    assert {name.lower() for name in re.findall(r"proxy_set_header (\S+)", text)} & {*FORWARDED}
 
 
 def test_every_field_of_a_fault_is_documented() -> None:

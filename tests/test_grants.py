@@ -82,7 +82,7 @@ async def roles(request: pytest.FixtureRequest, of_the_server: psycopg.Connectio
     roles.admin.execute(IN_A_SCHEMA if roles.schema else IN_PUBLIC)
     assert (await share_worker("migrate", **roles.settings("share_owner"))).code == 0
     with psycopg.connect(roles.url_of("share_owner"), autocommit=True) as owner:
-        owner.execute(GRANTS)
+        owner.execute(GRANTS if roles.schema else GRANTS.replace("sharing.", "public."))
     roles.admin.execute(f"SET search_path = {roles.schema or 'public'}")
     return roles
 
@@ -139,8 +139,16 @@ FOR_A_WORKER = (
     ("resume", "again"),
     ("prune", "--before", "2026-01-01", "--yes"),
     ("cards", "list"),
+    ("chats", "sync", "--no-migrate"),
 )
-FOR_A_READER = (("status",), ("explain", "again"), ("attempts",), ("runs",))
+FOR_A_READER = (
+    ("status",),
+    ("explain", "again"),
+    ("attempts",),
+    ("runs",),
+    ("chats", "list"),
+    ("chats", "export"),
+)
 
 
 async def test_the_documented_sql_removes_every_table(roles: Roles) -> None:

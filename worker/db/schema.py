@@ -88,7 +88,7 @@ async def migrate(engine: AsyncEngine) -> bool:
             if revision is None and is_duplicate_table(error):
                 msg = (
                     f"{shown(engine.url)} already has a table that the worker wants to make ({first_line(error)}); "
-                    "give the worker a database of its own, or on PostgreSQL a schema: DATABASE_SCHEMA=share_worker"
+                    "give the worker a database of its own, or on PostgreSQL a schema: DATABASE_SCHEMA=sharing"
                 )
                 raise SchemaError(msg) from error
             if may_not_make_tables(error):
