@@ -70,6 +70,12 @@ def settings(live: Scene, database_url: str) -> dict[str, str]:
 Before = Callable[[Scene, dict[str, str]], Awaitable[None]]
 
 
+async def shared_with_another_chat(live: Scene, settings: dict[str, str]) -> None:
+    """A pass with a limit, which did not come to the chat."""
+    await live.add_chat("0-another")
+    assert (await share_worker("run", "--limit", "1", **settings)).code == 0
+
+
 async def shared_today(live: Scene, settings: dict[str, str]) -> None:
     """A pass like any other."""
     assert (await share_worker("run", **settings)).code == 0
@@ -149,6 +155,7 @@ class Expected:
 
 ONCE = {CHAT: 1, **dict.fromkeys(NEIGHBOURS, 1)}
 EXPECTED = {
+    "A chat got no card today": Expected(shared_with_another_chat, ["\n  due: ", "next pass", "completed"], {"0-another": 1}),
     "A recipient complains": Expected(shared_today, ["already_today", "shared", "paused"], ONCE),
     "A line's card was inactive": Expected(
         card_was_inactive,
