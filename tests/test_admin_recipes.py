@@ -155,7 +155,9 @@ class Expected:
 
 ONCE = {CHAT: 1, **dict.fromkeys(NEIGHBOURS, 1)}
 EXPECTED = {
-    "A chat got no card today": Expected(shared_with_another_chat, ["\n  due: ", "next pass", "completed"], {"0-another": 1}),
+    "A chat got no card today": Expected(
+        shared_with_another_chat, ["\n  due: ", "next pass", "completed"], {"0-another": 1}
+    ),
     "A recipient complains": Expected(shared_today, ["already_today", "shared", "paused"], ONCE),
     "A line's card was inactive": Expected(
         card_was_inactive,
