@@ -50,7 +50,7 @@ class _Chat:
     """A chat while events are taken: its row, what that is to become, and its messages that may still fail."""
 
     row: StoredChat
-    now: StoredChat
+    updated: StoredChat
     other_outbound_at: datetime | None
     """The latest outbound message apart from those that may still fail."""
     sent: dict[str, datetime]
@@ -58,7 +58,7 @@ class _Chat:
     def values(self) -> dict[str, object]:
         """What the row is to hold in the columns that an event may change."""
         outbound = max(filter(None, (self.other_outbound_at, *self.sent.values())), default=None)
-        return {name: getattr(self.now, name) for name in COLUMNS} | {"last_outbound_at": outbound}
+        return {name: getattr(self.updated, name) for name in COLUMNS} | {"last_outbound_at": outbound}
 
 
 async def apply_events(
@@ -120,9 +120,9 @@ class _Taken:
 
     def _take_message(self, chat: _Chat, event: MessageEvent) -> None:
         """A message that was sent, delivered, read or received."""
-        now = chat.now
+        updated = chat.updated
         if not event.is_outbound:
-            now = replace(now, last_inbound_at=later(now.last_inbound_at, event.at, self._latest_possible))
+            updated = replace(updated, last_inbound_at=later(updated.last_inbound_at, event.at, self._latest_possible))
         elif event.has_arrived:
             chat.sent.pop(event.message_id, None)
             self._arrived.add(event.message_id)
@@ -132,12 +132,12 @@ class _Taken:
             if chat.other_outbound_at is not None and chat.other_outbound_at > self._latest_possible:
                 chat.other_outbound_at = None
         if event.is_group is not None:
-            now = replace(now, is_group=event.is_group)
-        if now.handle is None and not now.is_group and not event.is_outbound:
-            now = replace(now, handle=event.sender)
-        if now.missing_at is not None and event.at > now.missing_at:
-            now = replace(now, missing_at=None)
-        chat.now = _with_health(now, event.health_status, event.health_updated_at, event.at)
+            updated = replace(updated, is_group=event.is_group)
+        if updated.handle is None and not updated.is_group and not event.is_outbound:
+            updated = replace(updated, handle=event.sender)
+        if updated.missing_at is not None and event.at > updated.missing_at:
+            updated = replace(updated, missing_at=None)
+        chat.updated = _with_health(updated, event.health_status, event.health_updated_at, event.at)
 
     async def write(self, connection: AsyncConnection) -> None:
         """Write what changed, in the order of the keys."""
@@ -181,14 +181,18 @@ def _chat(row: StoredChat, chat_id: str, noted: Mapping[str, _Sent]) -> _Chat:
     other = row.last_outbound_at
     if sent and other == max(sent.values()):  # else somebody else has written the column since
         other = pending[0].before_at
-    return _Chat(row=row, now=row, other_outbound_at=other, sent=sent)
+    return _Chat(row=row, updated=row, other_outbound_at=other, sent=sent)
 
 
 def _take_description(chat: _Chat, event: ChatCreated) -> None:
     """A chat as Linq described it when it was made: what the table does not know yet."""
-    told, now = event.chat, chat.now
-    now = replace(now, service=now.service or told.service, handle=None if now.is_group else now.handle or told.handle)
-    chat.now = _with_health(now, told.health_status, told.health_updated_at, event.at)
+    told, updated = event.chat, chat.updated
+    updated = replace(
+        updated,
+        service=updated.service or told.service,
+        handle=None if updated.is_group else updated.handle or told.handle,
+    )
+    chat.updated = _with_health(updated, told.health_status, told.health_updated_at, event.at)
 
 
 def _with_health(row: StoredChat, word: str | None, since: datetime | None, at: datetime) -> StoredChat:
