@@ -13,7 +13,7 @@ from typing import TextIO
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import cards, chat_files, chats, check, history, passes, prune, rerun, restore, setup, sync, webhooks
+from worker.cli import cards, chats, check, history, passes, pause, prune, rerun, restore, setup, sync, webhooks
 from worker.cli.app import app
 from worker.cli.shell import complain
 from worker.errors import PartlyDone, UsageError, WorkerError
@@ -21,12 +21,12 @@ from worker.errors import PartlyDone, UsageError, WorkerError
 __all__ = [
     "app",
     "cards",
-    "chat_files",
     "chats",
     "check",
     "history",
     "main",
     "passes",
+    "pause",
     "prune",
     "rerun",
     "restore",

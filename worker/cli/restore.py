@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.chat_files import chats
+from worker.cli.chats import chats
 from worker.cli.shell import (
     Json,
     OfLine,

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from worker.cli.chat_files import chats
+from worker.cli.chats import chats
 from worker.cli.shell import (
     Json,
     NoMigrate,
