@@ -73,7 +73,7 @@ def main() -> None:
 def _print_error_document(error: str) -> None:
     """For `--json`, whose reader expects a document whatever happens."""
     if "--json" in sys.argv[1:]:
-        from worker.cli.output.passes import print_json
+        from worker.cli.output.printing import print_json
 
         with contextlib.suppress(OSError):
             print_json({"error": error})

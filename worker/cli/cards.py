@@ -100,7 +100,7 @@ def _write(verb: "Verb", number: str, wanted: "Fields", *, as_json: bool) -> NoR
 
 async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_json: bool) -> int:
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.linq.card_writer import CardWriter
 
@@ -113,9 +113,9 @@ async def _written(settings: "Settings", verb: "Verb", wanted: "Fields", *, as_j
     if written.card is not None:
         await _note(settings, written.card, clock)
     if as_json:
-        passes.print_json(asdict(written))
+        printing.print_json(asdict(written))
     elif written.card is not None:
-        passes.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
+        printing.print_lines(f"{_described(written.card)}: {'active' if written.card.is_active else 'not active'}")
     if written.problem is None:
         return 0
     raise PartlyDone(written.problem + (f"\n{written.advice}" if written.advice else ""))
@@ -136,7 +136,7 @@ async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
 async def _list(settings: "Settings", *, as_json: bool) -> int:
     from worker import assembly, db
     from worker.chats import facts
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.check import resting_findings
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
@@ -166,16 +166,16 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
         complain(f"{error} (so the chats are not counted)")
     lines = overview(found, chats_of)
     if as_json:
-        passes.print_json({"lines": [asdict(line) for line in lines], "resting": [asdict(line) for line in resting]})
+        printing.print_json({"lines": [asdict(line) for line in lines], "resting": [asdict(line) for line in resting]})
         return 0
     _print(lines, schema)
     for finding in resting_findings(resting, rules.timezone):
-        passes.print_lines("", finding.found)
+        printing.print_lines("", finding.found)
     return 0
 
 
 def _print(lines: "list[LineCard]", schema: str | None) -> None:
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.check import wrong_number_text
     from worker.cli.output.tables import print_columns
     from worker.linq.card_writer import repair
@@ -197,16 +197,18 @@ def _print(lines: "list[LineCard]", schema: str | None) -> None:
         right=("chats",),
     )
     if not lines:
-        passes.print_lines("The account has no contact cards; 'share-worker cards create --help' says how to make one.")
+        printing.print_lines(
+            "The account has no contact cards; 'share-worker cards create --help' says how to make one."
+        )
     chats_of = {line.phone_number: line.chats for line in lines if line.chats}
     wrong = {number.written: number for number in wrong_numbers(chats_of, [line.card for line in lines if line.card])}
     for number in wrong.values():
-        passes.print_lines("", wrong_number_text(number, schema))
+        printing.print_lines("", wrong_number_text(number, schema))
     for line in lines:
         if line.chats and line.phone_number not in wrong and not (line.card and line.card.is_active):
             have = f"{line.phone_number} has {chat_count(line.chats)} and no active card"
-            passes.print_lines("", f"{have}. To make it one:")
-            passes.print_lines(f"  {repair(line)}")
+            printing.print_lines("", f"{have}. To make it one:")
+            printing.print_lines(f"  {repair(line)}")
 
 
 def _described(card: "Card") -> str:

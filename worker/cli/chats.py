@@ -176,7 +176,7 @@ async def _import(settings: "Settings", file: _Opened, *, dry_run: bool, as_json
     from worker.chats.files import Source, read_records
     from worker.chats.imports import Imported, import_chats
     from worker.cli.output import chats as output
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
 
     stop = stop_on_signals()
@@ -218,9 +218,9 @@ async def _import(settings: "Settings", file: _Opened, *, dry_run: bool, as_json
         counts = {name: getattr(done, name) for name in ("new", "changed", "unchanged", "repeated", "bad")}
         structlog.get_logger(__name__).info("chats.imported", by=os_user(), complete=done.complete, **counts)
     if as_json:
-        passes.print_json(output.imported_document(done, dry_run=dry_run))
+        printing.print_json(output.imported_document(done, dry_run=dry_run))
     else:
-        passes.print_lines(*output.imported_lines(done, dry_run=dry_run))
+        printing.print_lines(*output.imported_lines(done, dry_run=dry_run))
     return _judged(done, broken, dry_run=dry_run)
 
 
@@ -245,7 +245,7 @@ def _judged(done: "Imported", broken: WorkerError | None, *, dry_run: bool) -> i
 
 async def _export(settings: "Settings", file: Path | None, form: FileFormat) -> int:
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.chats import write_chats
     from worker.questions.chat_list import all_chats
 
@@ -255,7 +255,7 @@ async def _export(settings: "Settings", file: Path | None, form: FileFormat) -> 
             return 0
         with _written(file) as stream:
             count = await write_chats(all_chats(engine), stream, form)
-    passes.print_lines(f"Exported {count:,} chats to {file}.")
+    printing.print_lines(f"Exported {count:,} chats to {file}.")
     return 0
 
 
@@ -304,7 +304,7 @@ async def _list(settings: "Settings", wanted: "ChatFilter", *, limit: int | None
     async with assembly.ledger(settings) as engine:
         found = list_chats(engine, assembly.rules(settings), wanted, SystemClock().now(), at_most=limit)
         if as_json:
-            await output.print_json(found)
+            await output.print_chats_json(found)
         elif not await output.print_table(found, settings.SHARE_TIMEZONE):
             complain("no chat matches")
     return 0

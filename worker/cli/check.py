@@ -52,7 +52,7 @@ class _Account:
 async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
     from worker import assembly
     from worker.cli.output import check as output
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
     from worker.questions.explain import first_pass
@@ -68,7 +68,7 @@ async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
     def add(*added: output.Finding) -> None:
         findings.extend(added)
         if not as_json:
-            passes.print_lines(*map(output.finding_line, added))
+            printing.print_lines(*map(output.finding_line, added))
 
     pace = f"{settings.SHARE_MAX_PER_SECOND:g} a second" if settings.SHARE_MAX_PER_SECOND else "no limit a second"
     sound = f"share days in {settings.SHARE_TIMEZONE}, {settings.SHARE_CONCURRENCY} requests in flight, {pace}"
@@ -96,9 +96,9 @@ async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
         add(*output.receiver_findings(receivers, await _test(receivers) if notifies else None))
     wrong_count = sum(finding.state == "FAIL" for finding in findings)
     if as_json:
-        passes.print_json({"ok": not wrong_count, "findings": [asdict(finding) for finding in findings]})
+        printing.print_json({"ok": not wrong_count, "findings": [asdict(finding) for finding in findings]})
     else:
-        passes.print_lines("", f"{wrong_count} of these need attention." if wrong_count else "All is well.")
+        printing.print_lines("", f"{wrong_count} of these need attention." if wrong_count else "All is well.")
     return 1 if wrong_count else 0
 
 

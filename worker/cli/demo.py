@@ -18,7 +18,7 @@ from worker import db
 from worker.chats import facts
 from worker.cli import demo_acts as acts
 from worker.cli.demo_workers import Workplace
-from worker.cli.output import passes
+from worker.cli.output import passes, printing
 from worker.cli.output import sync as sync_output
 from worker.cli.shell import complain
 from worker.clock import unless_stopped
@@ -64,11 +64,11 @@ async def show(folder: Path | None, *, stop: asyncio.Event) -> int:
         files.remove()
         complain(f"the demo was stopped; its workers are ended, and {files.removed} is removed")
         return 1
-    passes.print_lines("", *_result_lines(account, shown))
+    printing.print_lines("", *_result_lines(account, shown))
     if twice := acts.called_twice(account):
         msg = f"{chat_count(twice)} of the demo got two requests to share; please report this, with {files.database}"
         raise WorkerError(msg)
-    passes.print_lines("Nobody was shared with twice.", *_what_next(files, shown.lost_chat))
+    printing.print_lines("Nobody was shared with twice.", *_what_next(files, shown.lost_chat))
     return 0
 
 
@@ -139,7 +139,7 @@ async def _show_all(account: Account, database: Path, stop: asyncio.Event) -> _S
 
 
 async def _play(scene: acts.Scene) -> _Shown:
-    say = passes.print_lines
+    say = printing.print_lines
     say(
         f"A simulated Linq answers on {scene.workplace.base_url}; nothing leaves this machine.",
         "The worker shares a contact card into its chats, at most once per chat per day. Linq counts each request.",

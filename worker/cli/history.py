@@ -153,7 +153,7 @@ def _day(word: str | None, today: "date") -> "date | None":
 
 async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *, as_json: bool) -> None:
     from worker import assembly, db
-    from worker.cli.output import explain, passes
+    from worker.cli.output import explain, printing
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
     from worker.questions.explain import explain as explained_by
@@ -167,9 +167,9 @@ async def _explain(settings: "Settings", engine: "AsyncEngine", chat_id: str, *,
     if explained is None:
         raise UsageError(there_is_no("chat", chat_id, near))
     if as_json:
-        passes.print_json(explanation_document(explained, rules))
+        printing.print_json(explanation_document(explained, rules))
     else:
-        passes.print_lines(*explain.explanation_lines(explained, rules, width=terminal_width()))
+        printing.print_lines(*explain.explanation_lines(explained, rules, width=terminal_width()))
 
 
 async def _attempts(
@@ -187,7 +187,7 @@ async def _attempts(
             wanted = replace(wanted, run_id=(await the_run(connection, wanted.run_id)).id)
     found = history.attempts(engine, wanted, at_most=limit)
     if form == "json":
-        await attempts.print_json(found)
+        await attempts.print_attempts_json(found)
     elif form == "csv":
         await attempts.print_csv(found)
     elif not await attempts.print_table(found, settings.SHARE_TIMEZONE):
@@ -198,21 +198,21 @@ async def _runs(settings: "Settings", engine: "AsyncEngine", limit: int, *, as_j
     from dataclasses import asdict
 
     from worker import db
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.runs import print_runs
     from worker.ledger import history
 
     async with db.read(engine) as connection:
         found = await history.latest_runs(connection, limit)
     if as_json:
-        passes.print_json({"runs": [asdict(run) for run in found]})
+        printing.print_json({"runs": [asdict(run) for run in found]})
     elif not print_runs(found, settings.SHARE_TIMEZONE):
         complain("no pass was made yet")
 
 
 async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, *, as_json: bool) -> None:
     from worker import db
-    from worker.cli.output import passes, runs
+    from worker.cli.output import printing, runs
     from worker.cli.output.tables import terminal_width
     from worker.ledger import history
     from worker.questions.suggest import the_run
@@ -222,14 +222,14 @@ async def _one_run(settings: "Settings", engine: "AsyncEngine", beginning: str, 
         run = await the_run(connection, beginning)
         answers = await history.count_answers(connection, run.id)
     if as_json:
-        passes.print_json(run_document(run, answers))
+        printing.print_json(run_document(run, answers))
     else:
-        passes.print_lines(*runs.run_lines(run, answers, settings.SHARE_TIMEZONE, width=terminal_width()))
+        printing.print_lines(*runs.run_lines(run, answers, settings.SHARE_TIMEZONE, width=terminal_width()))
 
 
 async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool) -> None:
     from worker import __version__, assembly, db
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.status import status_document, status_lines
     from worker.cli.output.tables import terminal_width
     from worker.clock import SystemClock
@@ -246,8 +246,8 @@ async def _status(settings: "Settings", engine: "AsyncEngine", *, as_json: bool)
             schedule=settings.SHARE_SCHEDULE,
             timezone=str(rules.timezone),
         )
-        passes.print_json(document)
+        printing.print_json(document)
         return
     about = f"share-worker {__version__}, schema {db.HEAD}, {place}"
     lines = status_lines(seen, rules, about=about, schedule=settings.SHARE_SCHEDULE, width=terminal_width())
-    passes.print_lines(*lines)
+    printing.print_lines(*lines)

@@ -141,7 +141,7 @@ async def _make_pass(
 
 def _print_result(settings: "Settings", result: "PassResult", *, as_json: bool, quiet: bool) -> None:
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import passes, printing
     from worker.outcomes import RunStatus, chats_in
 
     if result.tally is not None and not chats_in(result.tally):
@@ -149,7 +149,7 @@ def _print_result(settings: "Settings", result: "PassResult", *, as_json: bool, 
             "the table 'chats' is empty, so there is nobody to share with; 'share-worker chats sync' fills it from Linq"
         )
     if as_json:
-        passes.print_json(passes.result_document(result))
+        printing.print_json(passes.result_document(result))
     elif not (quiet and result.status is RunStatus.COMPLETED):
         passes.print_result(result, assembly.rules(settings))
 
@@ -164,7 +164,7 @@ async def _serve(settings: "Settings", *, migrates: bool, now: bool) -> int:
 
 async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) -> int:
     from worker import assembly, db
-    from worker.cli.output import passes
+    from worker.cli.output import passes, printing
     from worker.clock import SystemClock
     from worker.rules.eligibility import Verdict, count_verdicts, due_ids, moment
 
@@ -179,7 +179,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
             due = list((await connection.execute(due_ids(rules, known).limit(shown), moment(rules, now))).scalars())
     if as_json:
         skipped = {name.value: count for name, count in counts.items() if name is not Verdict.DUE}
-        passes.print_json(
+        printing.print_json(
             {
                 "share_day": rules.share_day(now),
                 "due": due,

@@ -156,7 +156,7 @@ def _print(
     settings: "Settings", told: list["PauseResult"], counts: "Counter[PauseState]", *, line: str | None, as_json: bool
 ) -> None:
     from worker.chats.pause import PauseState
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.tables import print_columns
     from worker.text import exact, one_line
 
@@ -164,7 +164,7 @@ def _print(
     if as_json:
         document: dict[str, object] = {state.value: count for state, count in found.items()}
         document |= {"chats": [asdict(one) for one in told]} if line is None else {"line": line}
-        passes.print_json(document)
+        printing.print_json(document)
         return
     zone = settings.SHARE_TIMEZONE
     print_columns(
@@ -181,4 +181,4 @@ def _print(
     )
     rows = [(state.value, count, state.meaning) for state, count in found.items()]
     total = ("ids" if line is None else "chats", sum(found.values()), "")
-    passes.print_lines(*([""] if told else []), *passes.count_lines([*rows, total]))
+    printing.print_lines(*([""] if told else []), *printing.count_lines([*rows, total]))

@@ -92,10 +92,10 @@ async def _plan(settings: "Settings", before: date) -> "PrunePlan":
 
 
 def _print_plan(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> None:
-    from worker.cli.output import passes
+    from worker.cli.output import printing
 
     if as_json:
-        passes.print_json(asdict(plan))
+        printing.print_json(asdict(plan))
         return
     rules = f"{_rules(settings)}, SHARE_MAX_PER_CHAT={settings.SHARE_MAX_PER_CHAT}"
     oldest = f"the oldest of {plan.oldest}" if plan.oldest else "none is so old"
@@ -104,8 +104,8 @@ def _print_plan(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> No
         ("runs", plan.runs, "can go"),
         *((f"{one.what} kept", one.count, one.why) for one in plan.kept),
     ]
-    passes.print_lines(
-        f"Before share day {plan.before}, by {rules} (the service must have the same):", *passes.count_lines(rows)
+    printing.print_lines(
+        f"Before share day {plan.before}, by {rules} (the service must have the same):", *printing.count_lines(rows)
     )
 
 
@@ -113,7 +113,7 @@ async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> 
     from sqlalchemy.exc import SQLAlchemyError
 
     from worker import assembly, db
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.ledger.prune import Removed, remove
 
@@ -135,9 +135,9 @@ async def _remove(settings: "Settings", plan: "PrunePlan", *, as_json: bool) -> 
             except SQLAlchemyError as error:
                 broken = error
     if as_json:
-        passes.print_json({"before": plan.before, **asdict(gone), "kept": [asdict(one) for one in plan.kept]})
+        printing.print_json({"before": plan.before, **asdict(gone), "kept": [asdict(one) for one in plan.kept]})
     else:
-        passes.print_lines(f"Removed {_amount(gone)}.")
+        printing.print_lines(f"Removed {_amount(gone)}.")
     if broken is not None:
         raise PartlyDone(f"{db.describe(broken, engine.url)}; run it again for the rest") from broken
     if not gone.complete:

@@ -74,7 +74,8 @@ def rerun(
     Exit code 0: all that are allowed were attempted. 1: it was stopped or failed, or none of the chats is allowed. 2:
     wrong usage.
     """
-    from worker.cli.output.passes import plan_document, print_json
+    from worker.cli.output.passes import plan_document
+    from worker.cli.output.printing import print_json
     from worker.sharing.rerun import Selection
 
     if not (chat or outcome or code or line or run):
@@ -147,7 +148,7 @@ async def _plan(
     from dataclasses import replace
 
     from worker import assembly, db
-    from worker.cli.output import passes
+    from worker.cli.output import passes, printing
     from worker.clock import SystemClock
     from worker.questions.suggest import the_run
     from worker.sharing.rerun import make_plan
@@ -172,7 +173,7 @@ async def _plan(
                 known=known,
             )
     if listed:
-        passes.print_json(passes.plan_document(plan))
+        printing.print_json(passes.plan_document(plan))
     else:
         out = sys.stderr if as_json else sys.stdout
         out.writelines(f"{line}\n" for line in passes.plan_lines(plan, rules))
@@ -183,7 +184,7 @@ async def _plan(
 async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, force: bool, as_json: bool) -> int:
     """Make the pass over the plan's chats."""
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import passes, printing
     from worker.cli.output.progress import progress
     from worker.clock import SystemClock
     from worker.outcomes import RunStatus, Trigger
@@ -206,8 +207,8 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
                 candidates=Chosen(assembly.rules(settings), plan.sequences, force=force, request=request),
             )
     if as_json:
-        passes.print_json(passes.result_document(result))
+        printing.print_json(passes.result_document(result))
     else:
-        passes.print_lines("")
+        printing.print_lines("")
         passes.print_result(result, assembly.rules(settings))
     return 0 if result.status is RunStatus.COMPLETED else 1

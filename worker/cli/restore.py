@@ -84,7 +84,7 @@ async def _restore(settings: "Settings", wanted: "RestoreFilter", counts: dict[s
 
     from worker import assembly, db
     from worker.chats import restore as chats_restore
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
 
     async with assembly.ledger(settings) as engine, db.write(engine) as connection:
@@ -92,7 +92,7 @@ async def _restore(settings: "Settings", wanted: "RestoreFilter", counts: dict[s
     if restored:
         structlog.get_logger(__name__).info("chats.restored", chats=restored, by=os_user(), **counts)
     if as_json:
-        passes.print_json({"restored": restored, **counts})
+        printing.print_json({"restored": restored, **counts})
     else:
-        passes.print_lines(f"{restored:,} chats restored: {_marked(counts)}.")
+        printing.print_lines(f"{restored:,} chats restored: {_marked(counts)}.")
     return 0

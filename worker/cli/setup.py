@@ -65,12 +65,12 @@ def demo(
 
 async def _migrate(settings: "Settings") -> int:
     from worker import assembly, db
-    from worker.cli.output import passes
+    from worker.cli.output import printing
 
     async with assembly.engine(settings, create=True) as engine:
         changed = await db.migrate(engine)
     state = "is now" if changed else "was already"
-    passes.print_lines(f"The schema of {db.shown(assembly.database_url(settings))} {state} at revision {db.HEAD}.")
+    printing.print_lines(f"The schema of {db.shown(assembly.database_url(settings))} {state} at revision {db.HEAD}.")
     return 0
 
 
@@ -90,7 +90,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
     from worker import assembly, db
     from worker.chats.facts import add_chats, count_chats, has_chat
     from worker.cli.demo import known_chats
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.simulator.account import Account
     from worker.simulator.faults import Fault
     from worker.simulator.population import populate
@@ -111,10 +111,10 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
                     msg = f"{db.shown(engine.url)} has {present:,} other chats; --fill is for an empty table"
                     raise UsageError(msg)
                 await add_chats(connection, known_chats(account))
-        passes.print_lines(f"The table 'chats' of {db.shown(engine.url)} holds these {chats:,} chats.")
+        printing.print_lines(f"The table 'chats' of {db.shown(engine.url)} holds these {chats:,} chats.")
     try:
         async with serving(account, port=port) as base_url:
-            passes.print_lines(
+            printing.print_lines(
                 f"A simulated Linq with {chats:,} chats answers on {base_url}. Try the worker against it:",
                 f"  export LINQ_BASE_URL={base_url} LINQ_API_KEY={account.api_key}",
                 "  share-worker check",
@@ -125,7 +125,7 @@ async def _simulator(settings: "Settings | None", *, port: int, chats: int, late
         msg = f"the simulator {error.strerror}"
         raise WorkerError(msg) from error
     calls = len(account.share_calls)
-    passes.print_lines(
+    printing.print_lines(
         f"It got {calls:,} share requests; {len(account.repeated_calls()):,} chats were shared with twice in a day."
     )
     return 0

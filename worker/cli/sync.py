@@ -45,7 +45,7 @@ async def _sync(settings: "Settings", wanted: list[str], *, as_json: bool, migra
     from worker import assembly, db
     from worker.chats.facts import count_chats
     from worker.chats.sync import Synced, sync_chats
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output import sync as output
     from worker.clock import SystemClock
 
@@ -73,9 +73,9 @@ async def _sync(settings: "Settings", wanted: list[str], *, as_json: bool, migra
     has_result = bool(done.chats or done.complete)
     if has_result:
         if as_json:
-            passes.print_json(output.synced_document(done, requests=pace.reads, seconds=seconds))
+            printing.print_json(output.synced_document(done, requests=pace.reads, seconds=seconds))
         else:
-            passes.print_lines(*output.synced_lines(done, requests=pace.reads, seconds=seconds))
+            printing.print_lines(*output.synced_lines(done, requests=pace.reads, seconds=seconds))
     if not done.complete:
         rest = "; what was read is in, the next sync goes on from there" if done.chats else ""
         msg = f"the sync is not complete: {done.reason}{rest}"

@@ -74,7 +74,7 @@ def delete(
 
 async def _subscribe(settings: "Settings", url: str, numbers: list[str], *, as_json: bool) -> int:
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.linq.answers import ChatRefused, LinqError, PerhapsDone
     from worker.linq.webhooks import KINDS
@@ -88,9 +88,9 @@ async def _subscribe(settings: "Settings", url: str, numbers: list[str], *, as_j
             msg = f"not subscribed: {error}"
             raise WorkerError(msg) from error
     if as_json:
-        passes.print_json({**_document(made), "signing_secret": made.secret})
+        printing.print_json({**_document(made), "signing_secret": made.secret})
         return 0
-    passes.print_lines(
+    printing.print_lines(
         f"Subscribed: {made.id}. Linq sends {len(KINDS)} kinds of events to {_url(made)} ({_lines(made)}).",
         "Its signing secret, which Linq does not show again; set it where 'share-worker serve' runs:",
         f"  LINQ_WEBHOOK_SECRET={made.secret}",
@@ -123,17 +123,17 @@ async def _not_subscribed(linq: "Linq", url: str, error: "Exception") -> WorkerE
 
 
 async def _list(settings: "Settings", *, as_json: bool) -> int:
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.cli.output.tables import print_columns
     from worker.linq.subscriptions import missing_kinds
     from worker.linq.webhooks import KINDS
 
     found = await _subscriptions(settings)
     if as_json:
-        passes.print_json({"subscriptions": [_document(one) for one in found]})
+        printing.print_json({"subscriptions": [_document(one) for one in found]})
         return 0
     if not found:
-        passes.print_lines("The account has none; 'share-worker webhooks subscribe --help' says how to make one.")
+        printing.print_lines("The account has none; 'share-worker webhooks subscribe --help' says how to make one.")
         return 0
     print_columns(
         ("id", "state", "lines", "url"),
@@ -142,7 +142,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     for one in found:
         if missing := missing_kinds(one):
             listed = "all" if len(missing) == len(KINDS) else ", ".join(missing)
-            passes.print_lines("", f"{one.id} lacks events that the worker reads: {listed}")
+            printing.print_lines("", f"{one.id} lacks events that the worker reads: {listed}")
     return 0
 
 
@@ -174,7 +174,7 @@ async def _subscriptions(settings: "Settings") -> "list[Subscription]":
 
 async def _delete(settings: "Settings", found: "Subscription", *, as_json: bool) -> int:
     from worker import assembly
-    from worker.cli.output import passes
+    from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
 
@@ -185,9 +185,9 @@ async def _delete(settings: "Settings", found: "Subscription", *, as_json: bool)
         msg = f"{found.id} may not be deleted; 'share-worker webhooks list' shows whether it is: {error}"
         raise WorkerError(msg) from error
     if as_json:
-        passes.print_json({"deleted": _document(found)})
+        printing.print_json({"deleted": _document(found)})
     else:
-        passes.print_lines(f"Deleted: {found.id}. Linq sends nothing to {_url(found)} for it any more.")
+        printing.print_lines(f"Deleted: {found.id}. Linq sends nothing to {_url(found)} for it any more.")
     return 0
 
 

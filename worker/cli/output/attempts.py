@@ -31,7 +31,7 @@ async def print_table(attempts: AsyncIterator[Attempt], zone: tzinfo) -> int:
     return await print_columns_of(HEAD, rows(), expendable=EXPENDABLE)
 
 
-async def print_json(attempts: AsyncIterator[Attempt]) -> int:
+async def print_attempts_json(attempts: AsyncIterator[Attempt]) -> int:
     """One JSON document, an attempt a line; return how many there are."""
     count = 0
     sys.stdout.write('{"attempts": [')

@@ -12,7 +12,7 @@ from typing import Final, TextIO
 from worker.chats.files import BadLine
 from worker.chats.formats import FileFormat
 from worker.chats.imports import Imported
-from worker.cli.output.passes import count_lines
+from worker.cli.output.printing import count_lines
 from worker.cli.output.tables import print_columns_of, unicode_is_shown
 from worker.questions.chat_list import EXPORTED, ListedChat
 from worker.text import minute, one_line
@@ -36,7 +36,7 @@ async def print_table(chats: AsyncIterator[ListedChat], zone: tzinfo) -> int:
     return await print_columns_of(HEAD, rows(), expendable=EXPENDABLE)
 
 
-async def print_json(chats: AsyncIterator[ListedChat]) -> None:
+async def print_chats_json(chats: AsyncIterator[ListedChat]) -> None:
     """One JSON document, a chat a line; timestamps in UTC."""
     separator = ""
     sys.stdout.write('{"chats": [')

@@ -1,25 +1,17 @@
 """The output of commands that make passes: text for users, one JSON document for machines. No database, no HTTP."""
 
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 
-from worker.cli.output.tables import column_lines, unicode_is_shown
+from worker.cli.output.printing import count_lines, print_lines
+from worker.cli.output.tables import column_lines
 from worker.outcomes import Outcome, PassResult, RunStatus
 from worker.rules.again import Again, meaning
 from worker.rules.eligibility import Rules, Verdict
 from worker.sharing.rerun import Choice, Plan
 from worker.text import chat_count, minute, span
-from worker.wording.documents import plain
 from worker.wording.passes import Row, tally_rows
-
-
-def print_json(document: Mapping[str, object]) -> None:
-    """Print one JSON document on stdout; timestamps in ISO 8601 with their offset."""
-    json.dump(document, sys.stdout, default=plain, indent=2, ensure_ascii=not unicode_is_shown())
-    sys.stdout.write("\n")
 
 
 def result_document(result: PassResult) -> dict[str, object]:
@@ -112,19 +104,3 @@ def plan_document(plan: Plan) -> dict[str, object]:
 
 def _last(choice: Choice) -> str:
     return " ".join(str(part) for part in (choice.outcome or "none", choice.error_code) if part is not None)
-
-
-def count_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """Rows as lines, with the counts flush right."""
-    rows = list(rows)
-    names = max(len(name) for name, _, _ in rows)
-    counts = max(len(f"{count:,}") for _, count, _ in rows)
-    for name, count, meaning_ in rows:
-        yield f"  {name:<{names}}  {count:>{counts},}  {meaning_}".rstrip()
-
-
-def print_lines(*lines: str) -> None:
-    """Print lines of a result on stdout."""
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Final
 
-from worker.cli.output.passes import count_lines
+from worker.cli.output.printing import count_lines
 from worker.cli.output.tables import column_lines, labelled, print_columns
 from worker.ledger.history import AnswerCount, Run
 from worker.outcomes import Tally

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from worker.chats.sync import Synced, counts
-from worker.cli.output.passes import count_lines
+from worker.cli.output.printing import count_lines
 from worker.wording.passes import Row
 
 
