@@ -55,7 +55,7 @@ async def _check(settings: "Settings", *, notifies: bool, as_json: bool) -> int:
     from worker.cli.output import printing
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
-    from worker.questions.explain import first_pass
+    from worker.rules.times import first_pass
     from worker.settings import KEY_MISSING
 
     clock = SystemClock()

@@ -6,7 +6,7 @@ The values that the rules look at (the chat's row, its card, its attempts) are o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Label, RowMapping, Select, Text, func, select
@@ -28,11 +28,9 @@ from worker.rules.eligibility import (
     verdict,
 )
 from worker.rules.schedule import Schedule
+from worker.rules.times import beginning_of, first_pass
 
 ATTEMPTS_SHOWN: Final = 10
-
-SCHEDULED_TIMES_TRIED: Final = 400
-"""Scheduled times that are looked at for one in SHARE_HOURS: more than a year of daily ones."""
 
 PASSING: Final = (Verdict.LINE_RESTING, Verdict.ALREADY_TODAY, Verdict.TOO_SOON)
 """The rules that may stop holding as time passes."""
@@ -190,19 +188,6 @@ async def _ask(
     return Verdict(row["verdict"]), {rule: bool(row[rule.value]) for rule in conditions}
 
 
-def first_pass(rules: Rules, schedule: Schedule, at: datetime) -> datetime | None:
-    """When the first scheduled pass from a moment on shares: at its time, or later that day when SHARE_HOURS begin."""
-    fire = schedule.after(at - timedelta(microseconds=1))
-    for _ in range(SCHEDULED_TIMES_TRIED):
-        if fire is None:
-            return None
-        opening = rules.opening(fire)
-        if rules.share_day(opening) == rules.share_day(fire):
-            return opening
-        fire = schedule.after(fire)
-    return None
-
-
 def moments_to_ask(
     rules: Rules, history: AttemptHistory, now: datetime, *, line_refused_at: datetime | None = None
 ) -> list[datetime]:
@@ -216,7 +201,7 @@ def moments_to_ask(
         days.append(history.last_called_day + timedelta(days=1))
     if history.last_shared_day is not None:
         days.append(history.last_shared_day + timedelta(days=rules.every_days))
-    moments = {beginning(day, rules) for day in days}
+    moments = {beginning_of(day, rules) for day in days}
     if history.last_called_at is not None:
         moments.add(history.last_called_at + timedelta(hours=rules.min_hours))
     if history.last_blocked_at is not None:
@@ -224,11 +209,6 @@ def moments_to_ask(
     if line_refused_at is not None:
         moments.add(line_refused_at + LINE_REST)
     return sorted(at for at in moments if at > now)
-
-
-def beginning(day: date, rules: Rules) -> datetime:
-    """The first moment of a share day, in UTC; if daylight saving skips midnight, the end of the gap."""
-    return datetime(day.year, day.month, day.day, tzinfo=rules.timezone).astimezone(UTC)
 
 
 async def _row(connection: AsyncConnection, statement: Select[*tuple[object, ...]]) -> dict[str, object] | None:

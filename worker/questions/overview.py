@@ -13,10 +13,10 @@ from worker.db.tables import share_attempts
 from worker.ledger import history
 from worker.ledger.history import Run
 from worker.outcomes import Word
-from worker.questions.explain import first_pass
 from worker.questions.troubles import Trouble, TroubleKind, read_troubles
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
+from worker.rules.times import first_pass
 
 
 class State(Word):

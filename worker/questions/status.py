@@ -10,10 +10,10 @@ from worker import db
 from worker.ledger import history
 from worker.ledger.history import LineCards, Run
 from worker.outcomes import Outcome
-from worker.questions.explain import first_pass
 from worker.questions.lines import RestingLine, resting_lines
 from worker.rules.eligibility import Rules, Verdict, count_verdicts
 from worker.rules.schedule import Schedule
+from worker.rules.times import first_pass
 
 DAYS: Final = 14
 """Share days counted, today included."""

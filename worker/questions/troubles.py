@@ -17,11 +17,11 @@ from worker.chats.sources import Source, read_sources
 from worker.ledger import history, runs
 from worker.ledger.history import Run
 from worker.outcomes import KEY_REFUSED, RunStatus, Tally, is_trouble
-from worker.questions.explain import first_pass
 from worker.questions.lines import resting_lines
 from worker.questions.status import STARTS_WITHIN
 from worker.rules.eligibility import LINE_REST, Rules
 from worker.rules.schedule import Schedule
+from worker.rules.times import first_pass
 
 SILENT_AFTER: Final = timedelta(hours=24)
 """Webhooks are silent when no event came for this long, and one came before."""

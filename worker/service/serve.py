@@ -18,9 +18,9 @@ from worker import assembly, db
 from worker.clock import Clock, unless_stopped
 from worker.errors import UsageError, WorkerError
 from worker.outcomes import Answer, PassResult, Trigger
-from worker.questions.explain import first_pass
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
+from worker.rules.times import first_pass
 from worker.service.inbox import Inbox
 from worker.service.metrics import Metrics
 from worker.service.pruning import Pruning
@@ -55,7 +55,7 @@ async def serve(settings: Settings, *, clock: Clock, stop: asyncio.Event, migrat
         UsageError: no time of the schedule falls into SHARE_HOURS, or leads to them that day.
     """
     schedule, rules = assembly.schedule(settings), assembly.rules(settings)
-    following = _first_pass(rules, schedule, clock.now())
+    following = _require_first_pass(rules, schedule, clock.now())
     metrics = Metrics(CollectorRegistry())
     linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
     whom = assembly.whom(settings, assembly.receivers(settings))
@@ -181,11 +181,11 @@ def _watch(metrics: Metrics, progress: PassProgress) -> Watch:
     return Watch(due=note_due, answered=note_answer)
 
 
-def _first_pass(rules: Rules, schedule: Schedule, now: datetime) -> datetime:
+def _require_first_pass(rules: Rules, schedule: Schedule, now: datetime) -> datetime:
     """When the first scheduled pass shares.
 
     Raises:
-        UsageError: never.
+        UsageError: it shares at no time at all.
     """
     following = first_pass(rules, schedule, now)
     if following is None:
