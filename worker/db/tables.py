@@ -1,7 +1,8 @@
 """The tables: the same on SQLite and PostgreSQL, in UTC, and kept equal to the migrations by a test.
 
-`chats` is the partner's to fill; `contact_cards`, `share_attempts` and `runs` are the worker's own. The primary key of
-`share_attempts` is what holds 'at most once per chat and day': the database refuses a second row, whoever asks.
+`chats` is filled by the partner's own SQL, by files, the sync and webhooks; all other tables are the worker's own.
+The primary key of `share_attempts` is what holds 'at most once per chat and day': the database refuses a second row,
+whoever asks.
 """
 
 import re

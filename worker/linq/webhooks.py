@@ -31,6 +31,10 @@ class ForgedError(Exception):
     """The request is not from Linq, or too old, or its body is none of Linq's; the message says which."""
 
 
+class UnavailableError(Exception):
+    """What the event says cannot be written now; Linq is to send it again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MessageEvent:
     """A message was sent, delivered or read (outbound), or received.

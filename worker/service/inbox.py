@@ -20,8 +20,15 @@ from worker.chats.sources import Source, note_heard
 from worker.clock import Clock
 from worker.linq.answers import Chat, LinqError
 from worker.linq.client import Linq
-from worker.linq.webhooks import AccountChanged, CardReceived, ChatCreated, ChatEvent, Event, LineChanged
-from worker.web.webhooks import UnavailableError
+from worker.linq.webhooks import (
+    AccountChanged,
+    CardReceived,
+    ChatCreated,
+    ChatEvent,
+    Event,
+    LineChanged,
+    UnavailableError,
+)
 
 ANSWER_SECONDS: Final = 8.0
 """Linq waits ten for an answer."""

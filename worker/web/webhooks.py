@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from worker.linq.webhooks import KINDS, Event, ForgedError, read_event, verify
+from worker.linq.webhooks import KINDS, Event, ForgedError, UnavailableError, read_event, verify
 
 PATH: Final = "/webhooks/linq"
 
@@ -25,10 +25,6 @@ OTHER: Final = "other"
 Take = Callable[[Event], Awaitable[None]]
 Count = Callable[[str, str, float], None]
 """With the kind of event, its result, and the seconds that it took."""
-
-
-class UnavailableError(Exception):
-    """What the event says cannot be written now; Linq is to send it again."""
 
 
 def webhook_route(secrets: Sequence[str], take: Take, count: Count, headers: dict[str, str]) -> Route:
