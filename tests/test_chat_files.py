@@ -28,7 +28,7 @@ from tests.scene import LINE
 from worker import db
 from worker.account import Card
 from worker.chats import facts, files, imports
-from worker.chats.files import BadLine, Record, Source, read_records
+from worker.chats.files import BadLine, ByteStream, Record, read_records
 from worker.chats.formats import FileFormat
 from worker.chats.imports import Imported, import_chats
 from worker.chats.rows import COLUMNS, UNREADABLE, BadValueError, row_of
@@ -105,7 +105,7 @@ async def test_csv_is_read_as_spreadsheets_write_it(engine: AsyncEngine, where: 
 
 
 def read(content: bytes, form: FileFormat | None = None) -> list[Record | BadLine]:
-    return list(read_records(Source(BytesIO(content), "chats.csv"), form))
+    return list(read_records(ByteStream(BytesIO(content), "chats.csv"), form))
 
 
 def test_a_quoted_newline_belongs_to_its_cell_and_lines_keep_their_numbers() -> None:
@@ -185,7 +185,7 @@ class Growing(RawIOBase):
 
 
 def test_memory_stays_flat_however_long_the_file_is() -> None:
-    found = read_records(Source(Growing(b"id,from_number,handle\n", 60_000), "chats.csv"), FileFormat.CSV)
+    found = read_records(ByteStream(Growing(b"id,from_number,handle\n", 60_000), "chats.csv"), FileFormat.CSV)
     next(found)
     tracemalloc.start()
     try:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import assembly, db
 from worker.db.tables import chats, contact_cards, lines, share_attempts
-from worker.rules.eligibility import Rules, Verdict, as_read, count_verdicts, due_ids, moment, source, verdict
+from worker.rules.eligibility import Rules, Verdict, as_read, chats_with_lines, count_verdicts, due_ids, moment, verdict
 from worker.settings import Settings
 from worker.sharing.candidates import Due
 
@@ -60,7 +60,9 @@ async def add(
 
 
 async def verdicts(connection: AsyncConnection, rules: Rules, now: datetime = NOW) -> dict[str, str]:
-    rows = await connection.execute(select(chats.c.id, verdict(rules)).select_from(source()), moment(rules, now))
+    rows = await connection.execute(
+        select(chats.c.id, verdict(rules)).select_from(chats_with_lines()), moment(rules, now)
+    )
     return {chat_id: name for chat_id, name in rows}  # noqa: C416 -- rows are no plain pairs
 
 

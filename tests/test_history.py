@@ -23,7 +23,7 @@ from worker.ledger.history import AttemptFilter
 from worker.outcomes import Outcome
 from worker.questions import suggest
 from worker.questions.explain import Explanation, explain
-from worker.rules.eligibility import Rules, Verdict, moment, source, verdict
+from worker.rules.eligibility import Rules, Verdict, chats_with_lines, moment, verdict
 from worker.rules.schedule import Schedule
 from worker.wording.explain import fact_texts
 
@@ -126,7 +126,7 @@ async def told(engine: AsyncEngine, rules: Rules, now: datetime, chat_id: str = 
 
 
 async def verdicts_at(engine: AsyncEngine, rules: Rules, times: list[datetime], chat_id: str) -> list[Verdict]:
-    statement = select(verdict(rules)).select_from(source()).where(chats_table.c.id == chat_id)
+    statement = select(verdict(rules)).select_from(chats_with_lines()).where(chats_table.c.id == chat_id)
     async with db.read(engine) as connection:
         return [Verdict((await connection.execute(statement, moment(rules, time))).scalar_one()) for time in times]
 

@@ -31,7 +31,7 @@ from worker.db.tables import chats
 from worker.linq.client import Linq
 from worker.linq.webhooks import MessageEvent
 from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
-from worker.rules.eligibility import LINQ_PAUSE, Rules, moment, source, verdict
+from worker.rules.eligibility import LINQ_PAUSE, Rules, chats_with_lines, moment, verdict
 from worker.sharing.calls import FRESH_SECONDS
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Chosen, Selection, make_plan
@@ -446,7 +446,7 @@ class World:
         """Chats that an undisturbed pass did not call, and whose verdict is not true by what the world knows itself."""
         now = self.time.tell(self.error)
         called = {call.chat_id for call in self.judge.share_calls[called_since:]}
-        statement = select(chats.c.id, verdict(rules)).select_from(source())
+        statement = select(chats.c.id, verdict(rules)).select_from(chats_with_lines())
         async with (
             db.opened(db.parse_url(self._database_url)) as engine,
             db.read(engine) as connection,

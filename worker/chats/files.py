@@ -60,7 +60,7 @@ class BadLine:
     message: str
 
 
-class Source(io.RawIOBase):
+class ByteStream(io.RawIOBase):
     """The bytes of a file or a pipe. Waiting for more ends when `stopped` says so, with `StoppedReadingError`."""
 
     def __init__(self, raw: io.RawIOBase | io.BytesIO, name: str, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -104,18 +104,18 @@ class Source(io.RawIOBase):
             raise WorkerError(f"{self.name} cannot be read: {error.strerror}") from error
 
 
-def read_records(source: Source, form: FileFormat | None) -> Iterator[Record | BadLine]:
+def read_records(stream: ByteStream, form: FileFormat | None) -> Iterator[Record | BadLine]:
     """The chats of a file, in order. `form` None: JSON Lines if its first character is a `{`, else CSV.
 
     Raises:
         UsageError: it is no text, or it is CSV without a header that names known columns.
-        WorkerError, StoppedReadingError: see `Source`.
+        WorkerError, StoppedReadingError: see `ByteStream`.
     """
-    text = _decoded(source)
+    text = _decoded(stream)
     if form is None:
-        head = source.head().decode(_encoding(source.head()), "replace").lstrip()
+        head = stream.head().decode(_encoding(stream.head()), "replace").lstrip()
         form = FileFormat.JSONL if head.startswith("{") else FileFormat.CSV
-    yield from _read_csv(_Lines(text), source.name) if form is FileFormat.CSV else _read_json(_Lines(text))
+    yield from _read_csv(_Lines(text), stream.name) if form is FileFormat.CSV else _read_json(_Lines(text))
 
 
 def _has_descriptor(raw: io.RawIOBase | io.BytesIO) -> bool:
@@ -126,21 +126,21 @@ def _has_descriptor(raw: io.RawIOBase | io.BytesIO) -> bool:
     return True
 
 
-def _decoded(source: Source) -> TextIO:
+def _decoded(stream: ByteStream) -> TextIO:
     """The file as text. What cannot be decoded is replaced, and refused where a value has it.
 
     Raises:
         UsageError: it holds NUL bytes, or begins as something else does.
     """
-    head = source.head()
+    head = stream.head()
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
-            raise UsageError(f"{source.name} {what}")
+            raise UsageError(f"{stream.name} {what}")
     encoding = _encoding(head)
     if "\0" in head.decode(encoding, "replace"):
-        msg = f"{source.name} is not text; it must be CSV or JSON Lines, in UTF-8, or in UTF-16 with a byte order mark"
+        msg = f"{stream.name} is not text; it must be CSV or JSON Lines, in UTF-8, or in UTF-16 with a byte order mark"
         raise UsageError(msg)
-    return io.TextIOWrapper(io.BufferedReader(source, BUFFER_BYTES), encoding, "replace", newline="")
+    return io.TextIOWrapper(io.BufferedReader(stream, BUFFER_BYTES), encoding, "replace", newline="")
 
 
 def _encoding(head: bytes) -> str:

@@ -19,7 +19,7 @@ from worker.cli.shell import (
     OfLine,
     complain,
     finish,
-    lines,
+    line_numbers,
     only_prints,
     os_user,
     quiet_on_a_terminal,
@@ -116,7 +116,9 @@ def list_(
     """
     from worker.questions.chat_list import ChatFilter
 
-    wanted = ChatFilter(verdicts=[_verdict(word) for word in verdict or []], lines=lines(line or []), after=after)
+    wanted = ChatFilter(
+        verdicts=[_verdict(word) for word in verdict or []], lines=line_numbers(line or []), after=after
+    )
     settings = read_settings()
     only_prints()
     finish(_list(settings, wanted, limit=limit, as_json=json))
@@ -173,14 +175,14 @@ async def _import(settings: "Settings", file: _Opened, *, dry_run: bool, as_json
     from sqlalchemy.exc import SQLAlchemyError
 
     from worker import assembly, db
-    from worker.chats.files import Source, read_records
+    from worker.chats.files import ByteStream, read_records
     from worker.chats.imports import Imported, import_chats
     from worker.cli.output import chats as output
     from worker.cli.output import printing
     from worker.clock import SystemClock
 
     stop = stop_on_signals()
-    source = Source(file.raw, file.name, stop.is_set)
+    stream = ByteStream(file.raw, file.name, stop.is_set)
     done = Imported()
     broken: WorkerError | None = None
     shown = 0
@@ -192,12 +194,12 @@ async def _import(settings: "Settings", file: _Opened, *, dry_run: bool, as_json
                 for bad in done.bad_lines[shown:BAD_SHOWN]:
                     complain(output.bad_line_text(bad))
                     shown += 1
-                show(source.bytes_read, done.lines)
+                show(stream.bytes_read, done.lines)
 
             try:
                 await import_chats(
                     engine,
-                    read_records(source, file.form),
+                    read_records(stream, file.form),
                     done,
                     now=SystemClock().now(),
                     dry_run=dry_run,

@@ -16,7 +16,7 @@ from worker.cli.shell import (
     chat_ids,
     complain,
     finish,
-    lines,
+    line_numbers,
     only_prints,
     read_settings,
     share_day,
@@ -96,7 +96,7 @@ def attempts(
         raise UsageError(msg)
     wanted = AttemptFilter(
         chat_ids=asked,
-        lines=lines(line or []),
+        lines=line_numbers(line or []),
         since=first,
         until=last,
         outcomes=outcome or [],

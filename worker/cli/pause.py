@@ -14,7 +14,7 @@ from worker.cli.shell import (
     confirm,
     done,
     finish,
-    lines,
+    line_numbers,
     os_user,
     quiet_on_a_terminal,
     read_settings,
@@ -91,7 +91,7 @@ async def _ask(settings: "Settings", verb: str, line: str, *, yes: bool) -> str:
     from worker import assembly, db
     from worker.chats.pause import count_line
 
-    (line,) = lines([line])
+    (line,) = line_numbers([line])
     async with assembly.ledger(settings) as engine, db.read(engine) as connection:
         counts = await count_line(connection, line)
     if not counts.chats:

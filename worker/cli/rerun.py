@@ -18,7 +18,7 @@ from worker.cli.shell import (
     confirm,
     done,
     finish,
-    lines,
+    line_numbers,
     lines_as_read,
     os_user,
     quiet_on_a_terminal,
@@ -83,7 +83,7 @@ def rerun(
         raise UsageError(msg)
     selection = Selection(
         chat_ids=chat_ids(chat or []),
-        lines=lines(line or []),
+        lines=line_numbers(line or []),
         outcomes=outcome or [],
         codes=code or [],
         run_id=run,

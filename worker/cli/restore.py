@@ -13,7 +13,7 @@ from worker.cli.shell import (
     confirm,
     done,
     finish,
-    lines,
+    line_numbers,
     os_user,
     quiet_on_a_terminal,
     read_settings,
@@ -54,7 +54,7 @@ def restore(
         raise UsageError(msg)
     wanted = RestoreFilter(
         chat_ids=chat_ids(ids or []),
-        lines=lines(line or []),
+        lines=line_numbers(line or []),
         missing=missing or not opted_out,
         opted_out=opted_out or not missing,
     )

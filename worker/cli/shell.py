@@ -171,7 +171,7 @@ def chat_ids(words: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def lines(words: Sequence[str]) -> list[str]:
+def line_numbers(words: Sequence[str]) -> list[str]:
     """The phone numbers given with `--line`, in E.164.
 
     Raises:

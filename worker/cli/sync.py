@@ -10,7 +10,7 @@ from worker.cli.shell import (
     NoMigrate,
     OfLine,
     finish,
-    lines,
+    line_numbers,
     opened_ledger,
     quiet_on_a_terminal,
     read_settings,
@@ -35,7 +35,7 @@ def sync(line: OfLine = None, json: Json = False, no_migrate: NoMigrate = False)
 
     Exit code 0: everything was read. 1: it was ended, or failed, and says why. 2: wrong usage.
     """
-    wanted = lines(line or [])
+    wanted = line_numbers(line or [])
     finish(_sync(read_settings(default_level=quiet_on_a_terminal()), wanted, as_json=json, migrates=not no_migrate))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.app import app
-from worker.cli.shell import Json, Yes, confirm, done, finish, lines, read_settings
+from worker.cli.shell import Json, Yes, confirm, done, finish, line_numbers, read_settings
 from worker.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def subscribe(
     """
     from worker.linq.subscriptions import target_url
 
-    finish(_subscribe(read_settings(default_level="warning"), target_url(url), lines(line or []), as_json=json))
+    finish(_subscribe(read_settings(default_level="warning"), target_url(url), line_numbers(line or []), as_json=json))
 
 
 @webhooks.command(name="list", epilog="Example: share-worker webhooks list")

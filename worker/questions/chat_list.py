@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker import db
 from worker.db.partner_values import as_text, as_time
 from worker.db.tables import UtcTime, chats, spelt
-from worker.rules.eligibility import Rules, Verdict, moment, source, verdict
+from worker.rules.eligibility import Rules, Verdict, chats_with_lines, moment, verdict
 
 EXPORTED: Final = tuple(column.name for column in chats.columns if column.name not in {"created_at", "updated_at"})
 """The columns of an export: all that say something of the chat."""
@@ -118,7 +118,7 @@ def _listed(ruling: ColumnElement[str]) -> Select[*tuple[object, ...]]:
         as_text(chats.c.handle).label("handle"),
         ruling.label("verdict"),
         as_time(chats.c.last_outbound_at).label("last_outbound_at"),
-    ).select_from(source())
+    ).select_from(chats_with_lines())
 
 
 def _readable(name: str) -> Label[str] | Label[datetime] | Label[bool]:

@@ -22,9 +22,9 @@ from worker.rules.eligibility import (
     LINE_REST,
     Rules,
     Verdict,
+    chats_with_lines,
     moment,
     rules_in_order,
-    source,
     verdict,
 )
 from worker.rules.schedule import Schedule
@@ -183,7 +183,7 @@ async def _ask(
 ) -> tuple[Verdict, dict[Verdict, bool]]:
     """The verdict on a chat at a moment, and for each rule in force whether it holds then."""
     conditions = {rule: condition.label(rule.value) for rule, condition in rules_in_order(rules)}
-    statement = select(verdict(rules).label("verdict"), *conditions.values()).select_from(source())
+    statement = select(verdict(rules).label("verdict"), *conditions.values()).select_from(chats_with_lines())
     row = (await connection.execute(statement.where(chats.c.id == chat_id), moment(rules, at))).mappings().one()
     return Verdict(row["verdict"]), {rule: bool(row[rule.value]) for rule in conditions}
 

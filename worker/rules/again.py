@@ -41,7 +41,7 @@ def meaning(ruling: str) -> str:
 
 
 def ruling_again(rules: Rules, *, force: bool, known: LineTables = STORED) -> ColumnElement[str]:
-    """A `Verdict` or an `Again`, the first that holds, for a row of `source`; execute it with `moment`'s values."""
+    """A `Verdict` or an `Again`, the first that holds, for a row of `chats_with_lines`, with `moment`'s values."""
     in_order: list[tuple[Verdict | Again, ColumnElement[bool]]] = [
         *chat_and_line_rules(rules, known),
         *settings_rules(rules),

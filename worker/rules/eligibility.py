@@ -163,12 +163,12 @@ def time_of(name: str) -> ColumnElement[datetime]:
 
 @lru_cache(maxsize=8)  # to build one takes ten times as long as to ask a small table for it
 def verdict(rules: Rules, known: LineTables = STORED) -> ColumnElement[str]:
-    """The verdict on a row of `source(known)`."""
+    """The verdict on a row of `chats_with_lines(known)`."""
     return first_that_holds(rules_in_order(rules, known), Verdict.DUE)
 
 
 def rules_in_order(rules: Rules, known: LineTables = STORED) -> list[tuple[Verdict, ColumnElement[bool]]]:
-    """Each rule that the settings ask for, with the condition on a row of `source(known)` under which it says no."""
+    """Each rule in force, with the condition on a row of `chats_with_lines(known)` under which it says no."""
     return [
         *chat_and_line_rules(rules, known),
         (Verdict.ALREADY_TODAY, _called_today()),
@@ -224,7 +224,7 @@ def first_that_holds(in_order: Sequence[tuple[StrEnum, ColumnElement[bool]]], ot
     return case(*((condition, spelt(name)) for name, condition in in_order), else_=spelt(otherwise))
 
 
-def source(known: LineTables = STORED) -> FromClause:
+def chats_with_lines(known: LineTables = STORED) -> FromClause:
     """Chats, each with its line and the line's card where they are known: what a verdict is evaluated over."""
     return with_lines(chats, known)
 
@@ -236,21 +236,21 @@ def with_lines(rows: FromClause, known: LineTables) -> FromClause:
     return rows
 
 
-def as_read(activity: Mapping[str, bool], read_lines: Sequence[Line] | None) -> LineTables:
+def as_read(activity: Mapping[str, bool], fresh_lines: Sequence[Line] | None) -> LineTables:
     """What was just read of the lines, in place of the tables: for a dry run, which stores nothing.
 
-    `activity`: for each line that has a card, whether that is active. `read_lines`: None if they could not be read.
+    `activity`: for each line that has a card, whether that is active. `fresh_lines`: None if they could not be read.
     """
     rows = list(activity.items())
     cards = select(literal("", Text).label("phone_number"), false().label("is_active")).where(false()).cte("cards")
     if rows:
         cards = values(column("phone_number", Text), column("is_active", Boolean), name="cards").data(rows).cte("cards")
-    if not read_lines:
+    if not fresh_lines:
         return LineTables(cards=cards)
     names = ("phone_number", "line_type", "reputation")
     fresh = (
         values(*(column(name, Text) for name in names), name="fresh")
-        .data([(line.phone_number, line.line_type, line.reputation) for line in read_lines])
+        .data([(line.phone_number, line.line_type, line.reputation) for line in fresh_lines])
         .cte("fresh")
     )
     stored = lines.alias("stored")
@@ -262,7 +262,7 @@ def as_read(activity: Mapping[str, bool], read_lines: Sequence[Line] | None) -> 
 def due_ids(rules: Rules, known: LineTables = STORED) -> Select[str]:
     """The ids of due chats, in the order of the key."""
     due = verdict(rules, known) == spelt(Verdict.DUE)
-    return select(chats.c.id).select_from(source(known)).where(due).order_by(chats.c.id)
+    return select(chats.c.id).select_from(chats_with_lines(known)).where(due).order_by(chats.c.id)
 
 
 def due_among(rules: Rules) -> Select[str]:
@@ -279,7 +279,7 @@ async def count_verdicts(
     known: LineTables = STORED,
 ) -> dict[Verdict, int]:
     """How many chats have each verdict; chats that the run `without_run` attempted today are left out."""
-    judged = select(verdict(rules, known).label("verdict")).select_from(source(known))
+    judged = select(verdict(rules, known).label("verdict")).select_from(chats_with_lines(known))
     if without_run:
         attempt = share_attempts.alias("of_the_run")
         judged = judged.where(

@@ -1,7 +1,7 @@
 """The candidates of a pass: the chats that are due, or those that an admin chose.
 
 A pass reads candidates ahead, and claims some of them by a statement that decides again, in the database, whether each
-may still be claimed. The same source counts what a pass skipped and left at its end.
+may still be claimed. At its end it counts those that it skipped, and those that it left.
 """
 
 from collections.abc import Collection, Mapping
@@ -42,7 +42,7 @@ class Remainder:
 
 
 class Candidates(Protocol):
-    """A source of chats to share with."""
+    """The chats that a pass may share with."""
 
     @property
     def request(self) -> Request | None:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.db.tables import chats, share_attempts
 from worker.outcomes import Outcome, Request
 from worker.rules.again import Again, earlier_today, next_sequence, ruling_again
-from worker.rules.eligibility import STORED, LineTables, Rules, day_of, moment, source, with_lines
+from worker.rules.eligibility import STORED, LineTables, Rules, chats_with_lines, day_of, moment, with_lines
 from worker.sharing.candidates import Remainder, Window
 
 BATCH: Final = 500
@@ -101,7 +101,7 @@ async def make_plan(
         if not_selected:
             of_others = (
                 select(chats.c.id, ruling.label("ruling"))
-                .select_from(source(known))
+                .select_from(chats_with_lines(known))
                 .where(chats.c.id.in_(not_selected))
             )
             rulings = {row.id: row.ruling for row in await connection.execute(of_others, moment(rules, now))}
@@ -135,7 +135,7 @@ class Chosen:
         """Those that may be shared with, and that nobody attempted since the plan."""
         statement = (
             select(chats.c.id, next_sequence().label("sequence"))
-            .select_from(source())
+            .select_from(chats_with_lines())
             .where(chats.c.id.in_(among), self._ruling(among) == Again.ALLOWED.value)
             .order_by(chats.c.id)
         )
@@ -147,7 +147,7 @@ class Chosen:
         attempted = exists().where(share_attempts.c.run_id == run_id, share_attempts.c.chat_id == chats.c.id)
         for ids in _batches(self._ids):
             ruling = case((attempted, ""), else_=self._ruling(ids))
-            statement = select(ruling).select_from(source()).where(chats.c.id.in_(ids))
+            statement = select(ruling).select_from(chats_with_lines()).where(chats.c.id.in_(ids))
             rulings = Counter((await connection.execute(statement, moment(self.rules, now))).scalars())
             counts[Again.UNKNOWN_CHAT] += len(ids) - rulings.total()
             counts += rulings
