@@ -12,8 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
-from worker.db.partner_values import as_text
-from worker.db.tables import WENT_WRONG, chats, contact_cards, runs, share_attempts
+from worker.db.tables import WENT_WRONG, chats, runs, share_attempts
 from worker.ledger.attempts import is_stale
 from worker.outcomes import Outcome, RunStatus, Tally, Trigger
 
@@ -73,17 +72,6 @@ class AnswerCount:
     http_status: int | None
     error_code: int | None
     count: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LineCards:
-    """The cards as last seen, and the lines without an active one."""
-
-    total: int
-    active: int
-    seen_at: datetime | None
-    without: dict[str, int]
-    """The lines that have chats but no active card, with the number of their chats."""
 
 
 async def attempts(engine: AsyncEngine, wanted: AttemptFilter, *, at_most: int | None = None) -> AsyncIterator[Attempt]:
@@ -200,20 +188,6 @@ async def count_stale_claims(connection: AsyncConnection, now: datetime) -> int:
     """Count the claims of dead workers; the next pass settles them."""
     statement = select(func.count()).where(is_stale(now))
     return int((await connection.execute(statement)).scalar_one())
-
-
-async def line_cards(connection: AsyncConnection) -> LineCards:
-    """The account's cards as last seen."""
-    rows = (await connection.execute(select(contact_cards))).all()
-    active = {row.phone_number for row in rows if row.is_active}
-    lines = select(as_text(chats.c.from_number), func.count()).group_by(chats.c.from_number)
-    per_line = await connection.execute(lines.order_by(chats.c.from_number))
-    return LineCards(
-        total=len(rows),
-        active=len(active),
-        seen_at=max((row.checked_at for row in rows), default=None),
-        without={line: count for line, count in per_line if line not in active},
-    )
 
 
 def _newest_first(wanted: AttemptFilter) -> Select[*tuple[object, ...]]:

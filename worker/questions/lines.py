@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.chats import facts
-from worker.db.tables import contact_cards, lines
+from worker.db.partner_values import as_text
+from worker.db.tables import chats, contact_cards, lines
 from worker.rules.eligibility import FLAG_REST, LINE_REST, STORED, LineTables, Rules, line_rests, moment
 
 
@@ -35,6 +36,17 @@ class LineState:
     chats: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineCards:
+    """The cards as last seen, and the lines without an active one."""
+
+    total: int
+    active: int
+    seen_at: datetime | None
+    without: dict[str, int]
+    """The lines that have chats but no active card, with the number of their chats."""
+
+
 async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) -> list[LineState]:
     """Every line of the account and of the table, those that cannot share first, then by their number of chats."""
     chats_of = await facts.chats_per_line(connection)
@@ -53,6 +65,20 @@ async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) 
         for card in [cards.get(number)]
     ]
     return sorted(states, key=lambda line: (line.chats == 0, bool(line.is_active) and not line.resting, -line.chats))
+
+
+async def line_cards(connection: AsyncConnection) -> LineCards:
+    """The account's cards as last seen."""
+    rows = (await connection.execute(select(contact_cards))).all()
+    active = {row.phone_number for row in rows if row.is_active}
+    counted = select(as_text(chats.c.from_number), func.count()).group_by(chats.c.from_number)
+    per_line = await connection.execute(counted.order_by(chats.c.from_number))
+    return LineCards(
+        total=len(rows),
+        active=len(active),
+        seen_at=max((row.checked_at for row in rows), default=None),
+        without={line: count for line, count in per_line if line not in active},
+    )
 
 
 async def resting_lines(

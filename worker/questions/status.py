@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
 from worker.ledger import history
-from worker.ledger.history import LineCards, Run
+from worker.ledger.history import Run
 from worker.outcomes import Outcome
-from worker.questions.lines import RestingLine, resting_lines
+from worker.questions.lines import LineCards, RestingLine, line_cards, resting_lines
 from worker.rules.eligibility import Rules, Verdict, count_verdicts
 from worker.rules.schedule import Schedule
 from worker.rules.times import first_pass
@@ -74,7 +74,7 @@ async def read_status(engine: AsyncEngine, rules: Rules, schedule: Schedule, now
             due=verdicts.get(Verdict.DUE, 0),
             chats=sum(verdicts.values()),
             stale_claims=await history.count_stale_claims(connection, now),
-            cards=await history.line_cards(connection),
+            cards=await line_cards(connection),
             resting=await resting_lines(connection, rules, now),
         )
 

@@ -17,7 +17,7 @@ from worker.chats.sources import Source, read_sources
 from worker.ledger import history, runs
 from worker.ledger.history import Run
 from worker.outcomes import KEY_REFUSED, RunStatus, Tally, is_trouble
-from worker.questions.lines import resting_lines
+from worker.questions.lines import line_cards, resting_lines
 from worker.questions.status import STARTS_WITHIN
 from worker.rules.eligibility import LINE_REST, Rules
 from worker.rules.schedule import Schedule
@@ -197,7 +197,7 @@ async def _of_lines(connection: AsyncConnection, rules: Rules, now: datetime) ->
                     next_try=until if until is not None and until > now else None,
                 )
             )
-    cards = await history.line_cards(connection)
+    cards = await line_cards(connection)
     if cards.seen_at is None and await runs.last_completed(connection) is None:
         return troubles  # nobody has asked for the cards yet
     troubles += (

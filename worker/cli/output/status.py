@@ -6,9 +6,9 @@ from datetime import date, datetime, tzinfo
 from typing import Final
 
 from worker.cli.output.tables import column_lines, labelled, unicode_is_shown
-from worker.ledger.history import LineCards, Run
+from worker.ledger.history import Run
 from worker.outcomes import Outcome, RunStatus
-from worker.questions.lines import RestingLine
+from worker.questions.lines import LineCards, RestingLine
 from worker.questions.status import Status
 from worker.rules.eligibility import Rules
 from worker.text import chat_count, minute, one_line, roughly
