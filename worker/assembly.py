@@ -142,13 +142,13 @@ def notifier(
 
 
 def database_url(settings: Settings) -> URL:
-    """Where the ledger is; it may hold a password."""
+    """Where the database is; it may hold a password."""
     return db.parse_url(settings.DATABASE_URL.get_secret_value())
 
 
 @asynccontextmanager
 async def engine(settings: Settings, *, create: bool = False) -> AsyncIterator[AsyncEngine]:
-    """The database, for the time of the block; with `create`, a missing SQLite file is made.
+    """The database as it is, for the time of the block; with `create`, a missing SQLite file is made.
 
     Raises:
         DatabaseError: in place of any error of the driver, in one line.
@@ -160,7 +160,7 @@ async def engine(settings: Settings, *, create: bool = False) -> AsyncIterator[A
 
 
 @asynccontextmanager
-async def ledger(settings: Settings, *, migrates: bool = False) -> AsyncIterator[AsyncEngine]:
+async def database(settings: Settings, *, migrates: bool = False) -> AsyncIterator[AsyncEngine]:
     """The database with the schema that this version needs; with `migrates` it is brought up to date first.
 
     Raises:

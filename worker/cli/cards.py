@@ -127,7 +127,7 @@ async def _note(settings: "Settings", card: "Card", clock: "Clock") -> None:
     from worker.chats import facts
 
     try:
-        async with assembly.ledger(settings) as engine, db.write(engine) as connection:
+        async with assembly.database(settings) as engine, db.write(engine) as connection:
             await facts.store_card(connection, card, clock.now())
     except WorkerError as error:
         complain(f"{error} (so the card is not noted there; the next pass reads it from Linq)")
@@ -157,7 +157,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     chats_of, schema = None, None
     resting: list[RestingLine] = []
     try:
-        async with assembly.ledger(settings) as engine:
+        async with assembly.database(settings) as engine:
             schema = db.schema_of(engine.sync_engine)
             async with db.read(engine) as connection:
                 chats_of = await facts.chats_per_line(connection)

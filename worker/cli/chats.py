@@ -186,7 +186,7 @@ async def _import(settings: "Settings", file: _Opened, *, dry_run: bool, as_json
     done = Imported()
     broken: WorkerError | None = None
     shown = 0
-    async with assembly.ledger(settings) as engine:
+    async with assembly.database(settings) as engine:
         with output.progress(file.size, shown=sys.stderr.isatty()) as show:
 
             def watch() -> None:
@@ -251,7 +251,7 @@ async def _export(settings: "Settings", file: Path | None, form: FileFormat) -> 
     from worker.cli.output.chats import write_chats
     from worker.questions.chat_list import all_chats
 
-    async with assembly.ledger(settings) as engine:
+    async with assembly.database(settings) as engine:
         if file is None:
             await write_chats(all_chats(engine), sys.stdout, form)
             return 0
@@ -303,7 +303,7 @@ async def _list(settings: "Settings", wanted: "ChatFilter", *, limit: int | None
     from worker.clock import SystemClock
     from worker.questions.chat_list import list_chats
 
-    async with assembly.ledger(settings) as engine:
+    async with assembly.database(settings) as engine:
         found = list_chats(engine, assembly.rules(settings), wanted, SystemClock().now(), at_most=limit)
         if as_json:
             await output.print_chats_json(found)

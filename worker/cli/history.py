@@ -142,7 +142,7 @@ async def _look(settings: "Settings", work: "Callable[[AsyncEngine], Awaitable[N
     """Open the database for some work that only reads, if its schema is the one this version needs."""
     from worker import assembly
 
-    async with assembly.ledger(settings) as engine:
+    async with assembly.database(settings) as engine:
         await work(engine)
     return 0
 

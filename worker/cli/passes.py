@@ -12,7 +12,7 @@ from worker.cli.shell import (
     complain,
     finish,
     lines_as_read,
-    opened_ledger,
+    opened_database,
     quiet_on_a_terminal,
     read_settings,
     stop_on_signals,
@@ -90,7 +90,7 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     linq, heartbeat = assembly.linq(settings, clock), assembly.heartbeat(settings)
     whom = assembly.whom(settings, assembly.receivers(settings))
     try:
-        async with opened_ledger(settings, migrates=migrates) as engine, linq:
+        async with opened_database(settings, migrates=migrates) as engine, linq:
             result = await _make_pass(
                 settings, engine, linq, heartbeat=heartbeat, clock=clock, stop=stop, limit=limit, quiet=quiet
             )
@@ -171,7 +171,7 @@ async def _dry_run(settings: "Settings", *, limit: int | None, as_json: bool) ->
     clock = SystemClock()
     now, rules = clock.now(), assembly.rules(settings)
     linq = assembly.linq(settings, clock)
-    async with assembly.ledger(settings) as engine, linq:
+    async with assembly.database(settings) as engine, linq:
         known = await lines_as_read(linq)
         async with db.read(engine) as connection:
             counts = await count_verdicts(connection, rules, now, known=known)

@@ -92,7 +92,7 @@ async def _ask(settings: "Settings", verb: str, line: str, *, yes: bool) -> str:
     from worker.chats.pause import count_line
 
     (line,) = line_numbers([line])
-    async with assembly.ledger(settings) as engine, db.read(engine) as connection:
+    async with assembly.database(settings) as engine, db.read(engine) as connection:
         counts = await count_line(connection, line)
     if not counts.chats:
         msg = f"the table 'chats' has no chat of the line {line}; 'share-worker cards list' shows those that have some"
@@ -123,7 +123,7 @@ async def _work(
     broken: SQLAlchemyError | None = None
     complete = False
     stop = stop_on_signals()
-    async with assembly.ledger(settings) as engine:
+    async with assembly.database(settings) as engine:
         batches = pause.change_ids(engine, ids, change) if line is None else pause.change_line(engine, line, change)
         try:
             async for batch in batches:

@@ -87,7 +87,7 @@ async def _plan(settings: "Settings", before: date) -> "PrunePlan":
     from worker import assembly, db
     from worker.ledger.prune import make_plan
 
-    async with assembly.ledger(settings) as engine, db.read(engine) as connection:
+    async with assembly.database(settings) as engine, db.read(engine) as connection:
         return await make_plan(connection, assembly.rules(settings), before)
 
 

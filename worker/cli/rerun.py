@@ -157,7 +157,7 @@ async def _plan(
     now, rules = clock.now(), assembly.rules(settings)
     linq = assembly.linq(settings, clock)
     listed = show and as_json
-    async with assembly.ledger(settings) as engine, linq:
+    async with assembly.database(settings) as engine, linq:
         known = await lines_as_read(linq)
         async with db.read(engine) as connection:
             if selection.run_id is not None:

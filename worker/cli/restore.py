@@ -75,7 +75,7 @@ async def _count(settings: "Settings", wanted: "RestoreFilter") -> dict[str, int
     from worker import assembly, db
     from worker.chats.restore import count_marked
 
-    async with assembly.ledger(settings) as engine, db.read(engine) as connection:
+    async with assembly.database(settings) as engine, db.read(engine) as connection:
         return await count_marked(connection, wanted)
 
 
@@ -87,7 +87,7 @@ async def _restore(settings: "Settings", wanted: "RestoreFilter", counts: dict[s
     from worker.cli.output import printing
     from worker.clock import SystemClock
 
-    async with assembly.ledger(settings) as engine, db.write(engine) as connection:
+    async with assembly.database(settings) as engine, db.write(engine) as connection:
         restored = await chats_restore.restore(connection, wanted, SystemClock().now())
     if restored:
         structlog.get_logger(__name__).info("chats.restored", chats=restored, by=os_user(), **counts)

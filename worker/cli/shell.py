@@ -229,7 +229,7 @@ def os_user() -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened_ledger(settings: "Settings", *, migrates: bool) -> "AsyncIterator[AsyncEngine]":
+async def opened_database(settings: "Settings", *, migrates: bool) -> "AsyncIterator[AsyncEngine]":
     """The database, with its schema brought up to date first if `migrates`; stderr says if that made a new file.
 
     Raises:
@@ -239,7 +239,7 @@ async def opened_ledger(settings: "Settings", *, migrates: bool) -> "AsyncIterat
 
     file = db.sqlite_file(assembly.database_url(settings)) if migrates else None
     is_new = file is not None and not file.exists()
-    async with assembly.ledger(settings, migrates=migrates) as engine:
+    async with assembly.database(settings, migrates=migrates) as engine:
         if is_new:
             complain(f"the ledger {file} did not exist; this command made an empty one (DATABASE_URL names it)")
         yield engine

@@ -11,7 +11,7 @@ from worker.cli.shell import (
     OfLine,
     finish,
     line_numbers,
-    opened_ledger,
+    opened_database,
     quiet_on_a_terminal,
     read_settings,
     stop_on_signals,
@@ -54,7 +54,7 @@ async def _sync(settings: "Settings", wanted: list[str], *, as_json: bool, migra
     linq = assembly.linq(settings, clock, pace)
     done = Synced()
     began = clock.monotonic()
-    async with opened_ledger(settings, migrates=migrates) as engine, linq:
+    async with opened_database(settings, migrates=migrates) as engine, linq:
         async with db.read(engine) as connection:
             total = await count_chats(connection)
         # `done.reason` says what the database said.
