@@ -17,7 +17,7 @@ from worker.db.tables import chats as chats_table
 from worker.db.tables import share_attempts
 from worker.ledger.runs import close_run, open_run
 from worker.linq.client import Linq
-from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
+from worker.outcomes import Outcome, PassResult, RerunRequest, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Limits
@@ -165,13 +165,13 @@ class Scene:
         clock: Clock | None = None,
     ) -> PassResult:
         """The rerun of a plan, by a worker of its own."""
-        request = Request(by="ada", reason="a test")
+        request = RerunRequest(by="ada", reason="a test")
         return await self.one_pass(
             rules=rules,
             limits=limits,
             trigger=Trigger.RERUN,
             engine=engine,
-            candidates=Chosen(rules or Rules(), plan.sequences, force=force, request=request),
+            candidates=Chosen(rules or Rules(), plan.sequences, force=force, rerun=request),
             clock=clock,
         )
 

@@ -18,7 +18,7 @@ from worker.db.tables import UtcTime, chats, runs, share_attempts
 from worker.ledger import attempts
 from worker.ledger.attempts import Recorded
 from worker.ledger.runs import close_dead_runs, close_run, open_run
-from worker.outcomes import Answer, Claim, Outcome, Request, RunStatus, Trigger
+from worker.outcomes import Answer, Claim, Outcome, RerunRequest, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.sharing.candidates import SPAN, Due
 
@@ -73,15 +73,17 @@ async def test_no_more_is_claimed_than_asked_for_and_in_the_order_of_the_key(
     assert [one.chat_id for one in made] == chat_ids[:7]
 
 
-@pytest.mark.parametrize("request_", [None, Request(by="ada", reason="a new photo"), Request(by="ada", reason=None)])
+@pytest.mark.parametrize(
+    "request_", [None, RerunRequest(by="ada", reason="a new photo"), RerunRequest(by="ada", reason=None)]
+)
 async def test_who_asked_for_a_call_and_why_is_kept_with_the_claim(
-    engine: AsyncEngine, chat_ids: list[str], request_: Request | None
+    engine: AsyncEngine, chat_ids: list[str], request_: RerunRequest | None
 ) -> None:
     async with db.write(engine) as connection:
         await attempts.claim(
             connection,
             partial(Due(RULES).claimable, NOW),
-            request=request_,
+            rerun=request_,
             run_id="run",
             day=RULES.share_day(NOW),
             now=NOW,

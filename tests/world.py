@@ -30,7 +30,7 @@ from worker.db import faults
 from worker.db.tables import chats
 from worker.linq.client import Linq
 from worker.linq.webhooks import MessageEvent
-from worker.outcomes import Outcome, PassResult, Request, RunStatus, Trigger
+from worker.outcomes import Outcome, PassResult, RerunRequest, RunStatus, Trigger
 from worker.rules.eligibility import LINQ_PAUSE, Rules, chats_with_lines, moment, verdict
 from worker.sharing.calls import FRESH_SECONDS
 from worker.sharing.limits import Limits
@@ -242,8 +242,8 @@ class World:
             db.read(engine) as connection,
         ):
             plan = await make_plan(connection, rules, selection, self.time.tell(self.error), force=force, shown=0)
-        request = Request(by=f"rerun {self._reruns}", reason=FORCED if force else None)
-        return Chosen(rules, plan.sequences, force=force, request=request)
+        request = RerunRequest(by=f"rerun {self._reruns}", reason=FORCED if force else None)
+        return Chosen(rules, plan.sequences, force=force, rerun=request)
 
     async def kill_pass(self, rules: Rules, limits: Limits, *, dies_at: int | None, at_call: int | None) -> None:
         """A pass in a process that is killed: at a step of its own, or when it has made so many calls."""

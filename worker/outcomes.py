@@ -40,7 +40,7 @@ PERHAPS_SHARED: Final = (Outcome.SHARED, Outcome.UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class RerunRequest:
     """Who asked for a rerun, and why; the ledger keeps it with each attempt."""
 
     by: str

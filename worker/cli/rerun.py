@@ -30,7 +30,7 @@ from worker.errors import PartlyDone, UsageError, WorkerError
 from worker.text import chat_count
 
 if TYPE_CHECKING:
-    from worker.outcomes import Request
+    from worker.outcomes import RerunRequest
     from worker.settings import Settings
     from worker.sharing.rerun import Plan, Selection
 
@@ -131,10 +131,10 @@ def _require_today(settings: "Settings", word: str) -> None:
     raise UsageError(msg)
 
 
-def _request(by: str | None, reason: str | None) -> "Request":
-    from worker.outcomes import Request
+def _request(by: str | None, reason: str | None) -> "RerunRequest":
+    from worker.outcomes import RerunRequest
 
-    return Request(by=by or os_user(), reason=reason)
+    return RerunRequest(by=by or os_user(), reason=reason)
 
 
 async def _plan(
@@ -181,7 +181,7 @@ async def _plan(
     return plan
 
 
-async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, force: bool, as_json: bool) -> int:
+async def _rerun(settings: "Settings", plan: "Plan", request: "RerunRequest", *, force: bool, as_json: bool) -> int:
     """Make the pass over the plan's chats."""
     from worker import assembly
     from worker.cli.output import passes, printing
@@ -204,7 +204,7 @@ async def _rerun(settings: "Settings", plan: "Plan", request: "Request", *, forc
                 clock=clock,
                 stop=stop,
                 watch=watch,
-                candidates=Chosen(assembly.rules(settings), plan.sequences, force=force, request=request),
+                candidates=Chosen(assembly.rules(settings), plan.sequences, force=force, rerun=request),
             )
     if as_json:
         printing.print_json(passes.result_document(result))

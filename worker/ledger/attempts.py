@@ -36,13 +36,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
 from worker.db.tables import UtcTime, chats, share_attempts, spelt
-from worker.outcomes import Answer, Claim, Outcome, Request
+from worker.outcomes import Answer, Claim, Outcome, RerunRequest
 
 STALE_AFTER: Final = timedelta(minutes=15)
 """The age at which a claim belongs to a dead worker; far longer than the longest request of a live one."""
 
 Claimable = Callable[[Collection[str]], tuple[Select[str, int], Mapping[str, object]]]
-"""Which of some chats may be claimed: a statement for each one's id and sequence, and the values to execute it with."""
+"""Given some ids, a statement for the id and sequence of each chat that may be claimed, and the statement's values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +63,9 @@ async def claim(
     run_id: str,
     day: date,
     now: datetime,
-    request: Request | None = None,
+    rerun: RerunRequest | None = None,
 ) -> list[Claim]:
-    """Claim up to `at_most` of the chats `among` for a share day; return the claims. `request`: who asked for a rerun.
+    """Claim up to `at_most` of the chats `among` for a share day; return the claims. `rerun`: who asked for a rerun.
 
     The caller commits, and sends requests only once the commit is confirmed. The database decides which chats are
     claimed, in this order:
@@ -89,8 +89,8 @@ async def claim(
         "claim_day": day,
         "claim_run_id": run_id,
         "claim_now": now,
-        "claim_requested_by": request.by if request else None,
-        "claim_reason": request.reason if request else None,
+        "claim_requested_by": rerun.by if rerun else None,
+        "claim_reason": rerun.reason if rerun else None,
         "claim_at_most": at_most,
     }
     claiming = _claiming(statement, connection.dialect.name)
@@ -153,13 +153,13 @@ _NO_ANSWER: Final = {name: null() for name in ("finished_at", "http_status", "er
 
 
 @lru_cache(maxsize=8)
-def _locking(claimable: Select[str, int]) -> Select[str, int]:
+def _locking(statement: Select[str, int]) -> Select[str, int]:
     """Locks the rows of chats that may be claimed, skipping those that are locked."""
-    return claimable.limit(bindparam("claim_at_most")).with_for_update(of=chats, skip_locked=True)
+    return statement.limit(bindparam("claim_at_most")).with_for_update(of=chats, skip_locked=True)
 
 
 @lru_cache(maxsize=8)
-def _claiming(claimable: Select[str, int], dialect: str) -> ReturningInsert[str, int]:
+def _claiming(statement: Select[str, int], dialect: str) -> ReturningInsert[str, int]:
     """Inserts the claims, and returns their ids and sequences."""
     mark = {
         "outcome": _CLAIMED,
@@ -168,19 +168,19 @@ def _claiming(claimable: Select[str, int], dialect: str) -> ReturningInsert[str,
         "requested_by": bindparam("claim_requested_by", type_=Text),
         "reason": bindparam("claim_reason", type_=Text),
     }
-    row = claimable.limit(bindparam("claim_at_most")).subquery()
+    row = statement.limit(bindparam("claim_at_most")).subquery()
     upsert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     # SQLite cannot parse ON CONFLICT after a SELECT that has no WHERE.
-    statement = upsert(share_attempts).from_select(
+    insertion = upsert(share_attempts).from_select(
         ["chat_id", "sequence", "share_day", *mark],
         select(row.c.id, row.c.sequence, bindparam("claim_day", type_=Date), *mark.values()).where(true()),
     )
-    statement = statement.on_conflict_do_update(
+    insertion = insertion.on_conflict_do_update(
         index_elements=["chat_id", "share_day", "sequence"],
         set_=mark | _NO_ANSWER,
         where=share_attempts.c.outcome == spelt(Outcome.UNSENT),
     )
-    return statement.returning(share_attempts.c.chat_id, share_attempts.c.sequence)
+    return insertion.returning(share_attempts.c.chat_id, share_attempts.c.sequence)
 
 
 # Final outcomes. Written as NOT IN: with IN ('claimed', 'unknown') PostgreSQL would scan the history for them.

@@ -157,7 +157,7 @@ class ShareLoop:
                 now = self._clock.now()
                 await attempts.release(connection, self._unconfirmed, why=UNCONFIRMED, now=now)
                 await _keep_facts(connection, finished, now)
-                await attempts.record(connection, [request.recorded for request in finished])
+                await attempts.record(connection, [call.recorded for call in finished])
                 if self._rules.share_day(now) == self._day and self._rules.is_open(now):
                     claims = await attempts.claim(
                         connection,
@@ -167,7 +167,7 @@ class ShareLoop:
                         run_id=self._run_id,
                         day=self._day,
                         now=now,
-                        request=self._candidates.request,
+                        rerun=self._candidates.rerun,
                     )
         except SQLAlchemyError as error:
             # The commit may have succeeded: record the answers again, and give the claims back instead of calling.
@@ -179,8 +179,8 @@ class ShareLoop:
             log.warning("claims.returned", chats=len(self._unconfirmed))
         self._unconfirmed = []
         self._outage.ended(self._clock.monotonic())
-        for request in finished:
-            self._report(request)
+        for call in finished:
+            self._report(call)
         self._walk.move_past(offered, claims, slots)
         self._call_all(claims, offered)
 
@@ -246,29 +246,29 @@ class ShareLoop:
             )
         self._news.set()
 
-    def _report(self, request: _Finished) -> None:
+    def _report(self, call: _Finished) -> None:
         """Tell the walk, the log and the watcher about an answer that the ledger has."""
-        answer = request.recorded.answer
+        answer = call.recorded.answer
         if answer.outcome is Outcome.UNSENT:
             self._walk.saw_unsent(answer.error_message)
         elif answer.outcome is not Outcome.SHARED:
-            self._refusals[_in_short(request.error)] += 1
+            self._refusals[_in_short(call.error)] += 1
         write = log.info if answer.outcome in (Outcome.SHARED, Outcome.REJECTED) else log.warning
         write(
             "share.recorded",
-            chat_id=request.recorded.claim.chat_id,
+            chat_id=call.recorded.claim.chat_id,
             outcome=answer.outcome.value,
             status=answer.http_status,
             code=answer.error_code,
             error=answer.error_message,
             trace_id=answer.trace_id,
-            ms=request.milliseconds,
+            ms=call.milliseconds,
         )
-        if isinstance(request.error, LineRefused):
-            until = request.recorded.finished_at + LINE_REST
-            log.warning("line.refused", line=request.line, until=until.isoformat(), reason=str(request.error))
+        if isinstance(call.error, LineRefused):
+            until = call.recorded.finished_at + LINE_REST
+            log.warning("line.refused", line=call.line, until=until.isoformat(), reason=str(call.error))
         self._progress.answered(answer)
-        self._watch.answered(answer, request.milliseconds / 1000)
+        self._watch.answered(answer, call.milliseconds / 1000)
 
     async def _read_ahead(self) -> None:
         """Read until there is a chat to offer or the end of the table; begin another lap where chats stayed due."""
@@ -361,8 +361,8 @@ class ShareLoop:
         while self._in_flight:
             self._news.clear()
             await self._wait()
-        for request in self._finished:
-            claim, answer = request.recorded.claim, request.recorded.answer
+        for call in self._finished:
+            claim, answer = call.recorded.claim, call.recorded.answer
             log.error(
                 "share.unrecorded",
                 chat_id=claim.chat_id,
@@ -440,13 +440,13 @@ async def _keep_facts(connection: AsyncConnection, finished: list[_Finished], no
     """Keep what Linq's answers say about lines and chats, where the verdict reads it."""
 
     def chat_ids(concerned: Callable[[LinqError], bool]) -> list[str]:
-        return [request.recorded.claim.chat_id for request in finished if request.error and concerned(request.error)]
+        return [call.recorded.claim.chat_id for call in finished if call.error and concerned(call.error)]
 
     if inactive := chat_ids(lambda error: isinstance(error, CardInactive)):
         await facts.card_is_inactive(connection, inactive, now)
     if refused := chat_ids(lambda error: isinstance(error, LineRefused)):
         await facts.line_is_refused(connection, refused, now)
-    if accepted := [request.recorded.claim.chat_id for request in finished if request.line_accepted]:
+    if accepted := [call.recorded.claim.chat_id for call in finished if call.line_accepted]:
         await facts.line_is_accepted(connection, accepted)
     if missing := chat_ids(lambda error: (error.status, error.code) in _MISSING):
         await facts.chat_is_missing(connection, missing, now)

@@ -14,7 +14,7 @@ from sqlalchemy import Integer, Select, Text, bindparam, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import chats
-from worker.outcomes import Request
+from worker.outcomes import RerunRequest
 from worker.rules.eligibility import Rules, Verdict, count_verdicts, due_among, due_ids, moment
 
 SPAN: Final = 50_000
@@ -45,7 +45,7 @@ class Candidates(Protocol):
     """The chats that a pass may share with."""
 
     @property
-    def request(self) -> Request | None:
+    def rerun(self) -> RerunRequest | None:
         """Who asked for a rerun; None for the scheduled shares."""
         ...
 
@@ -67,7 +67,7 @@ class Due:
     """Every chat that is due."""
 
     rules: Rules
-    request: None = None
+    rerun: None = None
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
         """The due chats among the next `SPAN`, or the first of them.

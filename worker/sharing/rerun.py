@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.db.tables import chats, share_attempts
-from worker.outcomes import Outcome, Request
+from worker.outcomes import Outcome, RerunRequest
 from worker.rules.again import Again, earlier_today, next_sequence, ruling_again
 from worker.rules.eligibility import STORED, LineTables, Rules, chats_with_lines, day_of, moment, with_lines
 from worker.sharing.candidates import Remainder, Window
@@ -120,7 +120,7 @@ class Chosen:
     sequences: Mapping[str, int]
     """The plan's: chat id and sequence of its next claim."""
     force: bool
-    request: Request
+    rerun: RerunRequest
 
     async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
         """The next chats of the plan that may still be shared with."""
