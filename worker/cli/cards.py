@@ -12,7 +12,8 @@ from worker.errors import PartlyDone, UsageError, WorkerError
 if TYPE_CHECKING:
     from worker.account import Card
     from worker.clock import Clock
-    from worker.linq.card_writer import Fields, LineCard, Verb
+    from worker.linq.card_writer import Fields, Verb
+    from worker.questions.lines import ListedLine
     from worker.settings import Settings
 
 cards = typer.Typer(
@@ -140,8 +141,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     from worker.cli.output.check import resting_findings
     from worker.clock import SystemClock
     from worker.linq.answers import LinqError
-    from worker.linq.card_writer import overview
-    from worker.questions.lines import RestingLine, resting_lines
+    from worker.questions.lines import RestingLine, list_lines, resting_lines
     from worker.rules.eligibility import as_read
 
     clock = SystemClock()
@@ -164,7 +164,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
                 resting = await resting_lines(connection, rules, clock.now(), known=known)
     except WorkerError as error:
         complain(f"{error} (so the chats are not counted)")
-    lines = overview(found, chats_of)
+    lines = list_lines(found, chats_of)
     if as_json:
         printing.print_json({"lines": [asdict(line) for line in lines], "resting": [asdict(line) for line in resting]})
         return 0
@@ -174,7 +174,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
     return 0
 
 
-def _print(lines: "list[LineCard]", schema: str | None) -> None:
+def _print(lines: "list[ListedLine]", schema: str | None) -> None:
     from worker.cli.output import printing
     from worker.cli.output.check import wrong_number_text
     from worker.cli.output.tables import print_columns
@@ -208,7 +208,7 @@ def _print(lines: "list[LineCard]", schema: str | None) -> None:
         if line.chats and line.phone_number not in wrong and not (line.card and line.card.is_active):
             have = f"{line.phone_number} has {chat_count(line.chats)} and no active card"
             printing.print_lines("", f"{have}. To make it one:")
-            printing.print_lines(f"  {repair(line)}")
+            printing.print_lines(f"  {repair(line.phone_number, line.card)}")
 
 
 def _described(card: "Card") -> str:

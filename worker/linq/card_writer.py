@@ -8,7 +8,7 @@ no harm.
 import asyncio
 import math
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -61,15 +61,6 @@ class Written:
     advice: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LineCard:
-    """A line with its card, if it has one, and its number of chats; None if that is not known."""
-
-    phone_number: str
-    card: Card | None
-    chats: int | None
-
-
 def fields(
     phone_number: str,
     *,
@@ -104,25 +95,9 @@ def fields(
     )
 
 
-def overview(cards: Collection[Card], chats_of: Mapping[str, int] | None) -> list[LineCard]:
-    """Every card, and every line that has chats but no card, in the order of the numbers."""
-    counts = chats_of or {}
-    lines = {
-        card.phone_number: LineCard(
-            phone_number=card.phone_number,
-            card=card,
-            chats=None if chats_of is None else counts.get(card.phone_number, 0),
-        )
-        for card in cards
-    }
-    for line, count in counts.items():
-        lines.setdefault(line, LineCard(phone_number=line, card=None, chats=count))
-    return [lines[number] for number in sorted(lines)]
-
-
-def repair(line: LineCard) -> str:
+def repair(phone_number: str, card: Card | None) -> str:
     """The command that gives a line an active card, with the contents of its present card."""
-    return command("create", _filled(Fields(phone_number=line.phone_number), line.card))
+    return command("create", _filled(Fields(phone_number=phone_number), card))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
-"""The account's lines: which rest, why, and until when; and each line with its card, as the page shows them."""
+"""The account's lines: which rest, why, and until when; and each line with its card."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.account import Card
 from worker.chats import facts
 from worker.db.partner_values import as_text
 from worker.db.tables import chats, contact_cards, lines
@@ -47,6 +49,15 @@ class LineCards:
     """The lines that have chats but no active card, with the number of their chats."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedLine:
+    """A line with its card, if it has one, and its number of chats; None if that is not known."""
+
+    phone_number: str
+    card: Card | None
+    chats: int | None
+
+
 async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) -> list[LineState]:
     """Every line of the account and of the table, those that cannot share first, then by their number of chats."""
     chats_of = await facts.chats_per_line(connection)
@@ -65,6 +76,22 @@ async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) 
         for card in [cards.get(number)]
     ]
     return sorted(states, key=lambda line: (line.chats == 0, bool(line.is_active) and not line.resting, -line.chats))
+
+
+def list_lines(cards: Collection[Card], chats_of: Mapping[str, int] | None) -> list[ListedLine]:
+    """Every card, and every line that has chats but no card, in the order of the numbers."""
+    counts = chats_of or {}
+    lines = {
+        card.phone_number: ListedLine(
+            phone_number=card.phone_number,
+            card=card,
+            chats=None if chats_of is None else counts.get(card.phone_number, 0),
+        )
+        for card in cards
+    }
+    for line, count in counts.items():
+        lines.setdefault(line, ListedLine(phone_number=line, card=None, chats=count))
+    return [lines[number] for number in sorted(lines)]
 
 
 async def line_cards(connection: AsyncConnection) -> LineCards:
