@@ -26,7 +26,7 @@ from worker.linq.answers import Chat, ErrorCode
 OPTED_OUT: Final = "OPTED_OUT"
 
 UNREMARKABLE: Final = {"linq_updated_at", "health_updated_at"}
-"""Columns by which a row is no other chat for anybody."""
+"""Columns that only the merge itself reads: a row in which nothing else changed counts as unchanged."""
 
 _IDS: Final = bindparam("ids", type_=TextList())
 

@@ -11,7 +11,7 @@ from worker.db.tables import runs
 from worker.outcomes import RunStatus, Tally, Trigger, waiting_in
 
 LONGEST_PASS: Final = timedelta(days=2)
-"""A pass belongs to one share day, and ends with it."""
+"""No pass lasts longer: it ends with its share day, and a day has 25 hours at most, when summer time ends."""
 
 
 async def open_run(

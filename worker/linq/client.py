@@ -139,7 +139,7 @@ class Linq:
         stands and not a byte has left.
 
         Raises:
-            LinqError: any of the seven.
+            LinqError: Linq refused, failed or did not answer; its class says whether the share may have been made.
         """
         path = f"/v3/chats/{_path_part(chat_id)}/share_contact_card"
         status, _ = await self._exchange("POST", path, veto=veto)
@@ -149,7 +149,7 @@ class Linq:
         """Every contact card of the account, in one request. A card is not active unless Linq says so.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         try:
             answer = await self._read("/v3/contact_card")
@@ -161,7 +161,7 @@ class Linq:
         """A line's contact card, active or not; None without one.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         try:
             answer = await self._read(f"/v3/contact_card?phone_number={quote(phone_number, safe='')}")
@@ -183,7 +183,7 @@ class Linq:
         Raises:
             ChatRefused: 409/2014, an active card exists; 400/1002, not E.164.
             PerhapsDone: 500/2022 or 503/4004, it did not complete; call again later.
-            LinqError: any other of the seven.
+            LinqError: Linq refused for another reason, failed or did not answer.
         """
         fields = {
             "phone_number": phone_number,
@@ -208,7 +208,7 @@ class Linq:
 
         Raises:
             CardInactive: 404/2012, there is no active one.
-            LinqError: any other of the seven, as for `create_card`.
+            LinqError: Linq refused for another reason, failed or did not answer, as for `create_card`.
         """
         fields = {"first_name": first_name, "last_name": last_name, "image_url": image_url}
         path = f"/v3/contact_card?phone_number={quote(phone_number, safe='')}"
@@ -219,7 +219,7 @@ class Linq:
         """The chats of a line, or of every line, a page at a time.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         async for page in self.chat_pages(line):
             for chat in page:
@@ -229,7 +229,7 @@ class Linq:
         """The direct chat of a line with a person (phone number or email address); None if there is none.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         async for page in self.chat_pages(line, handle):
             for chat in page:
@@ -241,7 +241,7 @@ class Linq:
         """The pages of the chats of a line, or of every line, and with a person, or with anybody; in Linq's order.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         of_line = f"&from={quote(line, safe='')}" if line else ""
         with_person = f"&to={quote(handle, safe='')}" if handle else ""
@@ -252,7 +252,7 @@ class Linq:
         """A chat; None if Linq says that there is none with this id (404/2001).
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         try:
             answer = await self._read(f"/v3/chats/{_path_part(chat_id)}")
@@ -268,7 +268,7 @@ class Linq:
         """The messages of a chat, a page at a time, in Linq's order.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         async for page in self.message_pages(chat_id):
             for message in page:
@@ -278,7 +278,7 @@ class Linq:
         """The pages of the messages of a chat, in Linq's order.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         path = f"/v3/chats/{_path_part(chat_id)}/messages?limit={PAGE_SIZE}"
         async for items in self._pages(path, "messages"):
@@ -288,7 +288,7 @@ class Linq:
         """The account's lines.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         answer = await self._read("/v3/phone_numbers")
         return [line for item in read_list(answer, "phone_numbers") if (line := read_line(item)) is not None]
@@ -299,7 +299,7 @@ class Linq:
         Raises:
             ChatRefused: Linq refuses the URL, an event or a number; a URL can be used once per account.
             PerhapsDone: the secret did not arrive, and Linq does not tell it again.
-            LinqError: any other of the seven.
+            LinqError: Linq refused for another reason, failed or did not answer.
         """
         fields = {"target_url": target_url, "subscribed_events": list(kinds)}
         body = {**fields, **({"phone_numbers": list(lines)} if lines else {})}
@@ -315,7 +315,7 @@ class Linq:
         """The account's webhook subscriptions.
 
         Raises:
-            LinqError: any of the seven, after retries where those can help.
+            LinqError: Linq refused, failed or did not answer, retries included.
         """
         items = read_list(await self._read(SUBSCRIPTIONS), "subscriptions")
         return [subscription for item in items if (subscription := read_subscription(item)) is not None]
@@ -325,7 +325,7 @@ class Linq:
 
         Raises:
             ChatRefused: 404, there is none with this id.
-            LinqError: any other of the seven.
+            LinqError: Linq refused for another reason, failed or did not answer.
         """
         await self._exchange("DELETE", f"{SUBSCRIPTIONS}/{_path_part(subscription_id)}")
 

@@ -192,7 +192,7 @@ class Brake:
         self._rejection: tuple[int | None, int | None] | None = None
         """Status and code of the rejections in a row."""
         self._limited = False
-        """Whether a 429 came, and nothing else since to a request that started after it."""
+        """True from a 429 on, until Linq takes, or refuses for another reason, a request that started after it."""
         self.phase = 0
         """Counts how often probing began; an answer to a request of an earlier phase tells nothing new of a limit."""
         self._limited_probes: list[float] = []

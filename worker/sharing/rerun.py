@@ -1,8 +1,9 @@
 """Sharing again on the same day, at an admin's word: which chats are chosen, and whether each may be claimed again.
 
-A rerun is planned, shown, and then made as a pass of its own. The plan keeps for each chat the sequence of its next
-claim; a claim is made only if that is still so, under the lock that every claim takes. So what somebody else did since
-the admin looked, another rerun included, is never repeated: two admins at once make one request.
+A rerun is planned, shown, and then made as a pass of its own. The plan keeps for each chat the sequence number of its
+next claim. Under the lock that every claim takes, the pass works that number out again, and claims only if it is the
+same: nobody has claimed the chat since the plan. So what somebody else did in the meantime, another rerun included, is
+never repeated: two admins at once make one request.
 """
 
 import bisect
