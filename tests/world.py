@@ -24,6 +24,7 @@ from tests.judge import FORCED, Judge, Row, Witnessed, open_ledger
 from tests.lies import Time, WorkerClock
 from tests.trouble import Near, Reach, reaching
 from worker import db
+from worker.account import LINQ_PAUSE
 from worker.chats.events import apply_events
 from worker.chats.sync import Synced, sync_chats
 from worker.db import faults
@@ -31,7 +32,7 @@ from worker.db.tables import chats
 from worker.linq.client import Linq
 from worker.linq.webhooks import MessageEvent
 from worker.outcomes import Outcome, PassResult, RerunRequest, RunStatus, Trigger
-from worker.rules.eligibility import LINQ_PAUSE, Rules, chats_with_lines, moment, verdict
+from worker.rules.eligibility import Rules, chats_with_lines, moment, verdict
 from worker.sharing.calls import FRESH_SECONDS
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Chosen, Selection, make_plan

@@ -21,6 +21,7 @@ from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from typing import Final
 
+from worker import account
 from worker.account import Card, Line
 from worker.text import one_line
 
@@ -50,7 +51,7 @@ class ErrorCode(IntEnum):
     CARD_EXISTS = 2014
     CARD_NOT_COMPLETED = 2022
     OPTED_OUT = 2024
-    HANDLE_BLOCKED = 2026
+    HANDLE_BLOCKED = account.HANDLE_BLOCKED
     LINE_REFUSED = 2027
     UPSTREAM_LIMITED = 4004
 

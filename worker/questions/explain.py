@@ -12,13 +12,13 @@ from typing import Final
 from sqlalchemy import Label, RowMapping, Select, Text, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.account import HANDLE_BLOCKED
 from worker.db.partner_values import as_text, utc
 from worker.db.tables import UtcTime, chats, contact_cards, lines, share_attempts
 from worker.ledger.history import Attempt, latest_attempts
 from worker.outcomes import NOT_CALLED, NOT_SHARED
 from worker.rules.eligibility import (
     BLOCKED_PAUSE,
-    HANDLE_BLOCKED,
     LINE_REST,
     Rules,
     Verdict,

@@ -40,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker import outcomes
-from worker.account import Line
+from worker.account import HANDLE_BLOCKED, LINQ_PAUSE, Line
 from worker.db.partner_values import no_id, utc
 from worker.db.tables import UtcTime, chats, contact_cards, lines, share_attempts, spelt
 from worker.db.text_list import TextList, is_one_of
@@ -73,9 +73,6 @@ _FENCE: Final = literal_column("0", Integer)
 """OFFSET 0 is an optimisation fence: PostgreSQL evaluates the subquery per row instead of hashing a day's attempts."""
 
 
-LINQ_PAUSE: Final = timedelta(minutes=5)
-"""Linq allows one share per chat in this time (Linq's reference of the share endpoint)."""
-
 LINE_REST: Final = timedelta(hours=1)
 """How long a line rests after Linq refused it any new activity (403/2027)."""
 
@@ -84,9 +81,6 @@ FLAG_REST: Final = timedelta(days=7)
 
 BLOCKED_PAUSE: Final = timedelta(days=7)
 """How long a chat is not asked for again after Linq said that the account blocked its number (403/2026)."""
-
-HANDLE_BLOCKED: Final = 2026
-"""Linq's error code for that; here, because the ledger is asked for it."""
 
 WORST_FIRST: Final = ("CRITICAL", "AT_RISK")
 """The reputations of a line that SHARE_SKIP_LINES_AT can name (Linq's reference of `GET /v3/phone_numbers`)."""

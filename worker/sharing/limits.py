@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from worker.account import LINQ_PAUSE
 from worker.linq.answers import (
     AccessRefused,
     CardInactive,
@@ -48,8 +49,8 @@ UNTOLD_WAIT: Final = 60.0
 SHORTEST_WAIT: Final = 2.0
 """Seconds to wait for one that names no time to speak of."""
 
-CHAT_LIMIT: Final = 5 * 60.0
-"""Linq allows one share per chat in five minutes; a longer Retry-After cannot be about one chat."""
+CHAT_LIMIT: Final = LINQ_PAUSE.total_seconds()
+"""Seconds; a longer Retry-After cannot be about one chat."""
 
 BURST_SECONDS: Final = 0.05
 """Requests of so long a time may start at once."""
