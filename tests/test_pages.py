@@ -157,6 +157,10 @@ async def test_chats_are_found_by_verdict_line_id_and_handle(page: Served, engin
     assert (await document(page, "/chats?q=nobody"))["chats"] == []
 
 
+async def test_a_masked_line_is_known_from_the_first_request_on(page: Served) -> None:
+    assert len((await document(page, "/chats?line=%2B141***03"))["chats"]) == 31  # type: ignore[arg-type] # a list
+
+
 async def test_a_rare_verdict_is_found_however_many_chats_come_before_it(
     page: Served, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

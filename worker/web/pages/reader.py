@@ -71,9 +71,9 @@ class Reader:
         """The passes and what is in trouble."""
         return await self._overview.get(PATIENCE)
 
-    async def lines(self) -> Figure[list[LineState]]:
+    async def lines(self, patience: float = PATIENCE) -> Figure[list[LineState]]:
         """Every line with its card."""
-        return await self._lines.get(PATIENCE)
+        return await self._lines.get(patience)
 
     async def verdicts(self) -> Figure[dict[Verdict, int]]:
         """How many chats have each verdict."""

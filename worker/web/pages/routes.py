@@ -19,7 +19,7 @@ from worker.sharing.watch import PassProgress
 from worker.web.pages import attempts, chats, overview, passes
 from worker.web.pages.access import Access, Gate
 from worker.web.pages.numbers import Numbers
-from worker.web.pages.reader import Reader
+from worker.web.pages.reader import PAGE_SECONDS, Reader
 from worker.web.pages.render import CONTENT_TYPES, HEADERS, STATIC, Reading, View, respond
 
 CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="share worker", charset="UTF-8"'}
@@ -87,7 +87,7 @@ async def _answer(request: Request, show: Show, reader: Reader, gate: Gate) -> R
         return _plain(HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(wait)})
     if access is Access.REFUSED or (wants_whole and access is not Access.FULL):
         return _plain(HTTPStatus.UNAUTHORIZED, CHALLENGE)
-    lines = await reader.lines()
+    lines = await reader.lines(PAGE_SECONDS if "line" in request.query_params else 0)
     reading = Reading(
         request=request,
         now=reader.clock.now(),
