@@ -170,6 +170,7 @@ class Torture:
     async def _start(self) -> Victim:
         serves = self._random.random() < 0.4
         log = self._logs / f"{self._figures.kills}-{self._random.getrandbits(32):08x}.log"
+        log.touch()  # it may be killed before it opens it
         process = await fork(["serve" if serves else "run"], environment(**self._settings), log=log)
         starting = self._random.random() < 0.25
         seconds = self._random.uniform(0.1, 2) if starting else None
