@@ -315,6 +315,9 @@ async def test_the_demo_of_compose_runs_without_a_key(
             assert (await pages.get("/readyz")).status_code == 200
             check = await commands["demo"].but("check").run()
             assert "of 300 are due now" in check.out, check
+            (password,) = re.findall(r"the password is\s`(\S+)`", (ROOT / "docs" / "deploy" / "compose.md").read_text())
+            assert (await pages.get("/")).status_code == 401
+            assert (await pages.get("/", auth=("anybody", password))).status_code == 200
     finally:
         simulator.terminate()
         await finish(simulator)
@@ -404,8 +407,9 @@ def add_due_chat(file: Path) -> None:
 async def prepared(host: Host, live: Scene) -> None:
     """Run the documented lines that come before either way to run the worker under systemd."""
     live.account.put_chat(Chat(id="chat", from_number=LINE))
-    first, check = block_with("key.txt", "deploy/systemd").split("share-worker check\n")
-    await host.run(first)
+    await host.run(block_with("key.txt", "deploy/systemd"))
+    migrate, check = block_with("share-worker check\n", "deploy/systemd").split("share-worker check\n")
+    await host.run(migrate)
     add_due_chat(host.path("/var/lib/share-worker/share-worker.db"))
     assert check == "", "the last line"
     assert "1 of 1 are due now" in await host.run("share-worker check")
@@ -590,8 +594,8 @@ def test_documented_lines_name_files_services_and_objects_that_exist() -> None:
     files = set(re.findall(r"(?<!\S)deploy/[\w./-]+\.\w+(?!\S)", lines))
     assert {"deploy/kubernetes/deployment.yaml", "deploy/kubernetes/podmonitor.yaml"} <= files
     assert [file for file in files if not (ROOT / file).exists()] == []
-    services = set(re.findall(r"docker compose (?:exec|run)(?: -\S+)* (\w+)", lines))
-    assert services == {"serve", "database"}
+    services = set(re.findall(r"docker compose(?: --env-file \S+)* (?:exec|run)(?: -\S+)* (\w+)", lines))
+    assert services == {"serve", "database", "migrate"}
     assert services <= compose({}).keys()
     objects = set(re.findall(r"(?:--from=|exec )(\w+/[\w-]+)", lines))
     assert objects == {"deploy/share-worker", "cronjob/share-worker"}
