@@ -298,15 +298,29 @@ def test_an_alert_asks_for_metrics_that_exist_and_has_a_runbook(rule: Yaml) -> N
 @pytest.mark.skipif(not PROMTOOL, reason="needs promtool, which scripts/setup.sh fetches where there is apt")
 def test_prometheus_takes_the_rules_and_the_documented_scrape_and_alerts_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "prometheus-alerts.yml", tmp_path)
-    scrape, beside_the_worker = deployments.blocks("yaml", "monitoring", "`serve`")
+    scrape, among_containers, alertmanager, beside_the_worker = deployments.blocks("yaml", "monitoring", "`serve`")
     (worker,) = compose()["services"]["serve"]["ports"]
     assert worker.startswith("127.0.0.1:${PUBLISHED_PORT:-8080}:")
     assert '["127.0.0.1:8080"]' in scrape
-    mounts = yaml.safe_load(beside_the_worker)["services"]["prometheus"]["volumes"]
-    assert {mount.split(":")[0] for mount in mounts} == {"./prometheus.yml", "./deploy/prometheus-alerts.yml"}
+    added = yaml.safe_load(beside_the_worker)["services"]
+    files = ["./prometheus.yml", "./deploy/prometheus-alerts.yml", "./alertmanager.yml"]
+    assert [mount.split(":")[0] for service in added.values() for mount in service["volumes"]] == files
+    there = yaml.safe_load(among_containers)
+    (job,), (receivers,) = there["scrape_configs"], there["alerting"]["alertmanagers"]
+    targets = [each["static_configs"][0]["targets"] for each in (job, receivers)]
+    assert targets == [["serve:8080"], ["alertmanager:9093"]]
+    assert {"serve", "alertmanager"} <= {*compose()["services"], *added}
+    routes = yaml.safe_load(alertmanager)
+    assert [routes["route"]["receiver"]] == [receiver["name"] for receiver in routes["receivers"]]
     (tmp_path / "prometheus.yml").write_text(scrape)
+    (tmp_path / "among_containers.yml").write_text(among_containers)
     (tmp_path / "tests.yml").write_text((ROOT / "tests" / "alerts.yml").read_text())
-    for words in (["check", "config", "prometheus.yml"], ["test", "rules", "tests.yml"]):
+    checks = (
+        ["check", "config", "prometheus.yml"],
+        ["check", "config", "among_containers.yml"],
+        ["test", "rules", "tests.yml"],
+    )
+    for words in checks:
         looked = subprocess.run([PROMTOOL, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert looked.returncode == 0, looked.stdout + looked.stderr
 
