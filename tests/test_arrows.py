@@ -27,19 +27,22 @@ ARROWS: Final = {
     "sharing": {"chats", "db", "ledger", "linq", "rules"},
     "questions": {"chats", "db", "ledger", "linq", "rules"},
     "wording": {"db", "ledger", "questions", "rules"},
-    "service": {"chats", "db", "ledger", "linq", "logs", "proxy", "questions", "rules"},
+    "notifications": {"db", "ledger", "logs", "proxy", "questions", "rules"},
     "web": {"chats", "db", "ledger", "linq", "logs", "proxy", "questions", "rules", "sharing", "wording"},
     "simulator": {"web.server"},
     "web.server": set[str](),
-    "assembly": {"chats", "db", "linq", "rules", "service", "settings", "sharing"},
-    "service.serve": {"assembly", "db", "rules", "service", "settings", "sharing", "web", "web.server"},
+    "assembly": {"chats", "db", "linq", "notifications", "rules", "settings", "sharing"},
+    "service": {
+        *("assembly", "chats", "db", "ledger", "linq", "notifications", "rules", "settings", "sharing"),
+        *("web", "web.server"),
+    },
     "cli": {
         *("assembly", "chats", "db", "ledger", "linq", "logs", "proxy", "questions", "rules"),
-        *("service", "service.serve", "settings", "sharing", "simulator", "wording"),
+        *("notifications", "service", "settings", "sharing", "simulator", "wording"),
     },
     "__main__": {"cli"},
 }
-"""What each folder or module of `worker/` may import besides WORDS. Two modules are apart from their folders."""
+"""What each folder or module of `worker/` may import besides WORDS. One module is apart from its folder."""
 
 
 def _part(module: str) -> str:

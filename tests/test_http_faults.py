@@ -15,9 +15,9 @@ from tests.scene import LINE, Scene
 from worker import db
 from worker.db.tables import contact_cards, runs
 from worker.linq.client import READ_TRIES
+from worker.notifications import heartbeat
+from worker.notifications.heartbeat import Heartbeat
 from worker.outcomes import PassResult, RunStatus, Trigger
-from worker.service import heartbeat
-from worker.service.heartbeat import Heartbeat
 from worker.simulator.faults import Fault
 
 CARDS = {"contact_cards": [{"phone_number": LINE, "first_name": "Acme", "is_active": True}]}

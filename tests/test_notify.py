@@ -28,19 +28,19 @@ from tests.scene import LINE, Scene, until
 from worker import db
 from worker.chats.sources import Source, note_heard
 from worker.db.tables import lines, notices
+from worker.notifications import outward, receivers
+from worker.notifications.heartbeat import Heartbeat
+from worker.notifications.message import compose
+from worker.notifications.notices import LEASE
+from worker.notifications.notifier import Notifier, Whom
+from worker.notifications.receivers import Message, deliver, make_receivers
 from worker.outcomes import PassResult, Trigger
 from worker.proxy import Proxy, choose
 from worker.questions.troubles import Trouble, TroubleKind
 from worker.rules.eligibility import Rules
 from worker.rules.hours import Hours
 from worker.rules.schedule import Schedule
-from worker.service import outward, receivers
-from worker.service.heartbeat import Heartbeat
 from worker.service.metrics import Metrics
-from worker.service.notice_text import compose
-from worker.service.notices import LEASE
-from worker.service.notify import Notifier, Whom
-from worker.service.receivers import Message, deliver, make_receivers
 from worker.service.scheduler import Scheduler
 from worker.simulator.faults import Fault
 from worker.web.server import serving_app

@@ -26,8 +26,8 @@ from worker.clock import SystemClock
 from worker.errors import UsageError
 from worker.linq.answers import LinqError, NeverSent, PerhapsDone
 from worker.linq.client import Linq
+from worker.notifications.heartbeat import Heartbeat
 from worker.proxy import Proxy, choose, parse
-from worker.service.heartbeat import Heartbeat
 from worker.settings import load
 
 PASSWORD: Final = "planted p@ss:w/rd"

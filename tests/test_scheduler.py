@@ -16,10 +16,10 @@ from tests.conftest import HandClock
 from tests.scene import BEFORE, Scene, until
 from worker import db
 from worker.db.tables import runs
+from worker.notifications.heartbeat import Heartbeat
 from worker.outcomes import PassResult, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
-from worker.service.heartbeat import Heartbeat
 from worker.service.metrics import Metrics
 from worker.service.scheduler import CrontabTrigger, Scheduler, look_around, timers
 from worker.sharing.limits import Limits

@@ -13,11 +13,11 @@ from worker.chats import sync
 from worker.clock import Clock
 from worker.linq.client import Linq
 from worker.linq.read_pace import ReadPace
+from worker.notifications.heartbeat import Heartbeat
+from worker.notifications.notifier import Counted, Notifier, Whom
+from worker.notifications.receivers import Receiver, make_receivers
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
-from worker.service.heartbeat import Heartbeat
-from worker.service.notify import Counted, Notifier, Whom
-from worker.service.receivers import Receiver, make_receivers
 from worker.settings import Settings, proxy_for
 from worker.sharing.limits import Limits
 

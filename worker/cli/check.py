@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from worker.account import Card, Line
     from worker.cli.output.check import Finding
     from worker.linq.client import Linq
+    from worker.notifications.receivers import Receiver
     from worker.rules.eligibility import Rules
-    from worker.service.receivers import Receiver
     from worker.settings import Settings
 
 NOTHING_TO_NOTIFY = "NOTIFY_URL is not set, so there is nobody to send a test to; set it to an Apprise URL"
@@ -106,8 +106,8 @@ async def _test(receivers: "Sequence[Receiver]") -> list[str | None]:
     """Send each receiver a test message; None for those that accepted it, else why not."""
     import asyncio
 
-    from worker.service.notice_text import TEST
-    from worker.service.receivers import deliver
+    from worker.notifications.message import TEST
+    from worker.notifications.receivers import deliver
 
     return await asyncio.gather(*(deliver(receiver, TEST) for receiver in receivers))
 

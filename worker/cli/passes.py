@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from worker.clock import Clock
     from worker.linq.client import Linq
+    from worker.notifications.heartbeat import Heartbeat
     from worker.outcomes import PassResult
-    from worker.service.heartbeat import Heartbeat
     from worker.settings import Settings
 
 DUE_SHOWN = 20
@@ -82,8 +82,8 @@ async def _pass(settings: "Settings", *, limit: int | None, as_json: bool, quiet
     from worker import assembly
     from worker.clock import SystemClock, unless_stopped
     from worker.errors import DatabaseError
+    from worker.notifications.notifier import failed_pass, tell_failure
     from worker.outcomes import RunStatus
-    from worker.service.notify import failed_pass, tell_failure
 
     clock = SystemClock()
     stop = stop_on_signals(settings.SHARE_DRAIN_SECONDS)

@@ -208,7 +208,7 @@ notices = Table(
     Column("claimed_at", UtcTime),
     sqlite_with_rowid=False,
 )
-"""What is in trouble, and which receiver of NOTIFY_URL was told; see `worker.service.notices`."""
+"""What is in trouble, and which receiver of NOTIFY_URL was told; see `worker.notifications.notices`."""
 
 WENT_WRONG: Final = text("(outcome = 'rejected' OR outcome = 'unknown' OR outcome = 'unsent')")
 """The attempts of `ix_share_attempts_went_wrong`; a query finds that index by the same words."""

@@ -19,12 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from worker import db
 from worker.clock import Clock
 from worker.ledger import runs
+from worker.notifications.heartbeat import Heartbeat
+from worker.notifications.notifier import Notifier
 from worker.outcomes import PassResult, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
-from worker.service.heartbeat import Heartbeat
 from worker.service.metrics import Metrics
-from worker.service.notify import Notifier
 
 ON_TIME: Final = timedelta(seconds=60)
 """A pass that starts later than this after its time is late: the time was missed."""

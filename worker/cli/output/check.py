@@ -7,12 +7,12 @@ from typing import Final, Literal
 
 from worker.account import Card
 from worker.db.partner_values import LONGEST_ID
+from worker.notifications.receivers import Receiver
 from worker.proxy import Proxy
 from worker.questions.check import Fault, FaultKind, LineUse, LookedUp, WrongNumber
 from worker.questions.lines import RestingLine
 from worker.questions.privileges import MissingGrant, Privileges
 from worker.rules.eligibility import Rules, Verdict
-from worker.service.receivers import Receiver
 from worker.text import chat_count, minute, one_line
 from worker.wording.lines import resting_text
 

@@ -61,7 +61,7 @@ def make_receivers(urls: Sequence[str], proxy_for: Callable[[str], Proxy | None]
         import apprise  # noqa: PLC0415 -- slow to import, and not everybody has it
     except ImportError as error:
         raise UsageError(NOT_INSTALLED) from error
-    from worker.service.outward import route_requests  # noqa: PLC0415 -- the same
+    from worker.notifications.outward import route_requests  # noqa: PLC0415 -- the same
 
     for name in TALKATIVE:
         logger = logging.getLogger(name)
@@ -126,7 +126,7 @@ def _send(receiver: Receiver, message: Message) -> str | None:
     """Send in this thread."""
     from apprise import NotifyFormat, NotifyType  # noqa: PLC0415 -- imported where the receiver was made
 
-    from worker.service.outward import forget_outcome, last_outcome  # noqa: PLC0415 -- the same
+    from worker.notifications.outward import forget_outcome, last_outcome  # noqa: PLC0415 -- the same
 
     forget_outcome()
     kind = NotifyType.WARNING if message.is_bad else NotifyType.SUCCESS

@@ -10,10 +10,10 @@ from typing import Final
 
 from worker.ledger.history import Run
 from worker.logs import hide
+from worker.notifications.notices import Notice
+from worker.notifications.receivers import Message
 from worker.outcomes import Tally
 from worker.questions.troubles import Trouble, TroubleKind
-from worker.service.notices import Notice
-from worker.service.receivers import Message
 from worker.text import chat_count, minute, one_line
 
 SHOWN: Final = 10

@@ -1,0 +1,1 @@
+"""Who is told how passes go: a watchdog (heartbeat), and people (Apprise), with what was told already."""
