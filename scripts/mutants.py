@@ -51,6 +51,7 @@ TESTS: Final = {
         "tests/test_pass_faults.py",
         "tests/test_http_faults.py",
         "tests/test_rerun.py",
+        "tests/test_database_faults.py",
     ],
     "worker/sharing/walk.py": ["tests/test_share_pass.py", "tests/test_ledger.py", "tests/test_rerun.py"],
     "worker/sharing/limits.py": ["tests/test_pace.py", "tests/test_share_pass.py"],

@@ -194,6 +194,7 @@ CONCERN_ALL: Final = {
     "an unknown chat": UNKNOWN_CHAT,
     "an unavailable chat": ChatRefused("Unavailable", status=409, code=2013),
     "a wrong parameter": ChatRefused("Invalid", status=400, code=1005),
+    "a code that Linq has not documented": ChatRefused("New", status=422, code=9999),
 }
 ANSWERS: Final = {"a share": None, **CONCERN_ONE, **CONCERN_ALL}
 
