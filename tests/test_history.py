@@ -20,7 +20,7 @@ from worker.cli.output.explain import explanation_lines
 from worker.db.tables import chats as chats_table
 from worker.ledger import history
 from worker.ledger.history import AttemptFilter
-from worker.outcomes import Outcome
+from worker.outcomes import FINISHED, Outcome
 from worker.questions import suggest
 from worker.questions.explain import Explanation, explain
 from worker.rules.eligibility import Rules, Verdict, chats_with_lines, moment, verdict
@@ -316,7 +316,7 @@ async def test_the_beginning_of_a_run_is_enough_and_is_taken_as_it_is(engine: As
 
 def days(*counts: tuple[int, int, int, int]) -> dict[date, dict[str, int]]:
     return {
-        date(2026, 3, 1) + timedelta(days=number): dict(zip(status.BAR_OUTCOMES, each, strict=True))
+        date(2026, 3, 1) + timedelta(days=number): dict(zip(FINISHED, each, strict=True))
         for number, each in enumerate(counts)
     }
 

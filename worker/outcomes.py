@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Final, Self, TypedDict
+from typing import Final, Literal, Self, TypedDict, get_args
 
 
 class Word(StrEnum):
@@ -35,6 +35,9 @@ NOT_CALLED: Final = Outcome.UNSENT
 
 NOT_SHARED: Final = (Outcome.UNSENT, Outcome.REJECTED)
 """Outcomes that use up neither the interval (SHARE_EVERY_DAYS) nor the cap (SHARE_MAX_PER_CHAT)."""
+
+FINISHED: Final = (Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT)
+"""What may have become of an attempt that is not in flight any more; in the order of all tables and bars."""
 
 PERHAPS_SHARED: Final = (Outcome.SHARED, Outcome.UNKNOWN)
 
@@ -117,10 +120,20 @@ class Tally(TypedDict, total=False):
     """Not due, by verdict."""
 
 
+DueCount = Literal["shared", "rejected", "unknown", "unsent", "left"]
+
+DUE_COUNTS: Final[tuple[DueCount, ...]] = get_args(DueCount)
+"""The counts of a tally that make up the chats that were due, in the order of all tables."""
+
+
+def due_in(tally: Tally) -> int:
+    """How many chats of a tally were due."""
+    return sum(tally[name] for name in DUE_COUNTS)
+
+
 def chats_in(tally: Tally) -> int:
     """How many chats a tally counts."""
-    attempted = tally["shared"] + tally["rejected"] + tally["unknown"] + tally["unsent"]
-    return attempted + tally["left"] + sum(tally["skipped"].values())
+    return due_in(tally) + sum(tally["skipped"].values())
 
 
 LINE_RESTING: Final = "line_resting"

@@ -25,7 +25,7 @@ from worker.clock import unless_stopped
 from worker.errors import UsageError, WorkerError
 from worker.ledger.attempts import STALE_AFTER
 from worker.logs import configure_logging
-from worker.outcomes import Outcome, Tally
+from worker.outcomes import Outcome, Tally, due_in
 from worker.rules.eligibility import Rules, Verdict
 from worker.simulator.account import Account
 from worker.simulator.chats import Chat
@@ -178,12 +178,7 @@ async def _play(scene: acts.Scene) -> _Shown:
     say(f"   {last_outcomes.total() or 'Nobody'}: {_already(last.tally):,} chats had their turn today.")
 
     outcomes = await acts.outcomes_of(scene, first) + killed + lost + one + other + last_outcomes
-    return _Shown(due=_due(first.tally), outcomes=outcomes, lost_chat=lost_chat)
-
-
-def _due(tally: Tally | None) -> int:
-    """How many chats were due when a pass began."""
-    return 0 if tally is None else sum(tally[name] for name in ("shared", "rejected", "unknown", "unsent", "left"))
+    return _Shown(due=due_in(first.tally) if first.tally else 0, outcomes=outcomes, lost_chat=lost_chat)
 
 
 def _already(tally: Tally | None) -> int:

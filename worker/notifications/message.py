@@ -12,7 +12,7 @@ from worker.ledger.history import Run
 from worker.logs import hide
 from worker.notifications.notices import Notice
 from worker.notifications.receivers import Message
-from worker.outcomes import Tally
+from worker.outcomes import DUE_COUNTS, Tally
 from worker.questions.troubles import Trouble, TroubleKind
 from worker.text import chat_count, minute, one_line
 
@@ -135,7 +135,7 @@ def _kind(notice: Notice) -> TroubleKind:
 
 def _counts(tally: Tally) -> str:
     skipped = sum(tally["skipped"].values())
-    counts = {name: tally[name] for name in ("shared", "rejected", "unknown", "unsent", "left")}
+    counts = {name: tally[name] for name in DUE_COUNTS}
     parts = [f"{count:,} {name}" for name, count in counts.items() if count or name == "shared"]
     return ", ".join([*parts, f"{skipped:,} not due"] if skipped else parts)
 

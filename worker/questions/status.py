@@ -1,5 +1,6 @@
 """The figures behind `share-worker status`: the last passes, today, and what is due."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -67,16 +68,19 @@ async def read_status(engine: AsyncEngine, rules: Rules, schedule: Schedule, now
             running=await history.running_runs(connection),
             next_scheduled=first_pass(rules, schedule, now),
             off_schedule=off_schedule,
-            days={
-                day: {outcome.value: counted.get(day, {}).get(outcome.value, 0) for outcome in Outcome}
-                for day in (first + timedelta(days=number) for number in range(DAYS))
-            },
+            days=every_day(counted, today, DAYS),
             due=verdicts.get(Verdict.DUE, 0),
             chats=sum(verdicts.values()),
             stale_claims=await history.count_stale_claims(connection, now),
             cards=await line_cards(connection),
             resting=await resting_lines(connection, rules, now),
         )
+
+
+def every_day(counted: Mapping[date, Mapping[str, int]], last: date, number: int) -> dict[date, dict[str, int]]:
+    """So many share days up to the last one, oldest first, each with all outcomes, also those that did not occur."""
+    days = (last - timedelta(days=back) for back in reversed(range(number)))
+    return {day: {outcome.value: counted.get(day, {}).get(outcome.value, 0) for outcome in Outcome} for day in days}
 
 
 def _is_time_of(schedule: Schedule, started_at: datetime) -> bool:

@@ -1,11 +1,12 @@
 """A pass in words: its counts, and Linq's answers to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from worker.ledger.history import AnswerCount, Run
-from worker.outcomes import Outcome, Tally
+from worker.outcomes import DUE_COUNTS, Outcome, Tally
 from worker.rules.again import meaning
+from worker.text import span
 
 Row = tuple[str, int, str]
 """A name, a count, and what it means."""
@@ -26,6 +27,17 @@ def tally_rows(tally: Tally) -> list[Row]:
         rows.append(("left", tally["left"], "due, but not attempted"))
     rows += [(name, count, meaning(name)) for name, count in tally["skipped"].items()]
     return [*rows, ("chats", sum(count for _, count, _ in rows), "")]
+
+
+def due_counts(run: Run) -> dict[str, int | None]:
+    """What became of the chats that were due; None where the pass did not count them."""
+    counts: Mapping[str, object] = run.tally or {}
+    return {name: count if isinstance(count := counts.get(name), int) else None for name in DUE_COUNTS}
+
+
+def took(run: Run) -> str:
+    """How long a pass took; empty if it has not ended."""
+    return span(run.finished_at - run.started_at) if run.finished_at else ""
 
 
 def run_document(run: Run, answers: Sequence[AnswerCount]) -> dict[str, object]:

@@ -1,35 +1,34 @@
 """The output of `share-worker runs`: the list of passes, and one pass in detail."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import tzinfo
 from typing import Final
 
 from worker.cli.output.printing import count_lines
 from worker.cli.output.tables import column_lines, labelled, print_columns
 from worker.ledger.history import AnswerCount, Run
-from worker.outcomes import Tally
-from worker.text import both, minute, one_line, span
-from worker.wording.passes import counted_answer, tally_rows
+from worker.outcomes import DUE_COUNTS
+from worker.text import both, minute, one_line
+from worker.wording.passes import counted_answer, due_counts, tally_rows, took
 
-COUNTS: Final = ("shared", "rejected", "unknown", "unsent", "left")
-HEAD: Final = ("run", "status", *COUNTS, "started", "took", "trigger", "share day")
+HEAD: Final = ("run", "status", *DUE_COUNTS, "started", "took", "trigger", "share day")
 EXPENDABLE: Final = ("share day", "trigger", "took", "started", "unsent", "unknown", "left", "rejected")
 """Columns to leave out on a narrow terminal, the first one first; a run's id begins with its start in UTC."""
 
 
 def print_runs(runs: Sequence[Run], zone: tzinfo) -> int:
     """A table of passes; return how many rows it has."""
-    return print_columns(HEAD, _rows(runs, zone), right=[*COUNTS, "took"], expendable=EXPENDABLE)
+    return print_columns(HEAD, _rows(runs, zone), right=[*DUE_COUNTS, "took"], expendable=EXPENDABLE)
 
 
 def run_lines(run: Run, answers: Sequence[AnswerCount], zone: tzinfo, *, width: int | None) -> Iterator[str]:
     """One pass in detail, for users."""
-    took = _took(run)
+    length = took(run)
     fields = {
         "trigger": run.trigger,
         "share day": str(run.share_day),
         "started": both(run.started_at, zone),
-        "finished": f"{both(run.finished_at, zone)}, after {took}" if run.finished_at else "not yet",
+        "finished": f"{both(run.finished_at, zone)}, after {length}" if run.finished_at else "not yet",
         "status": run.status,
         "why": one_line(run.detail or ""),
         "worker": run.worker,
@@ -53,18 +52,9 @@ def _rows(runs: Sequence[Run], zone: tzinfo) -> Iterator[tuple[str, ...]]:
         yield (
             run.id,
             run.status,
-            *(f"{count:,}" if count is not None else "-" for count in _counts(run.tally).values()),
+            *(f"{count:,}" if count is not None else "-" for count in due_counts(run).values()),
             minute(run.started_at, zone),
-            _took(run) or "-",
+            took(run) or "-",
             run.trigger,
             str(run.share_day),
         )
-
-
-def _counts(tally: Tally | None) -> dict[str, int | None]:
-    counts: Mapping[str, object] = tally or {}
-    return {name: count if isinstance(count := counts.get(name), int) else None for name in COUNTS}
-
-
-def _took(run: Run) -> str:
-    return span(run.finished_at - run.started_at) if run.finished_at else ""

@@ -7,7 +7,7 @@ from typing import Final
 
 from worker.cli.output.tables import column_lines, labelled, unicode_is_shown
 from worker.ledger.history import Run
-from worker.outcomes import Outcome, RunStatus
+from worker.outcomes import FINISHED, Outcome, RunStatus
 from worker.questions.lines import LineCards, RestingLine
 from worker.questions.status import Status
 from worker.rules.eligibility import Rules
@@ -17,11 +17,9 @@ from worker.wording.lines import resting_text
 LINES_SHOWN: Final = 3
 """Lines without an active card that are named; the others are counted."""
 
-BAR_OUTCOMES: Final = (Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT)
-
 BLOCKS: Final = "█▒░·"
 LETTERS: Final = "#x?."
-"""The marks of `BAR_OUTCOMES` in a bar: no colour, so they read in a pipe too; letters if stdout has no blocks."""
+"""The marks of `FINISHED` in a bar: no colour, so they read in a pipe too; letters if stdout has no blocks."""
 
 LONGEST_BAR: Final = 40
 SHORTEST_BAR: Final = 8
@@ -66,16 +64,16 @@ def status_document(status: Status, **about: str) -> dict[str, object]:
 
 def day_lines(days: Mapping[date, Mapping[str, int]], *, width: int | None, marks: str = BLOCKS) -> Iterator[str]:
     """Each share day with its attempts by outcome and a bar in proportion; without the numbers if it is narrow."""
-    head = ["share day", *(f"{mark} {outcome.value}" for mark, outcome in zip(marks, BAR_OUTCOMES, strict=True))]
-    rows = [[str(day), *(f"{counts[outcome]:,}" for outcome in BAR_OUTCOMES)] for day, counts in days.items()]
+    head = ["share day", *(f"{mark} {outcome.value}" for mark, outcome in zip(marks, FINISHED, strict=True))]
+    rows = [[str(day), *(f"{counts[outcome]:,}" for outcome in FINISHED)] for day, counts in days.items()]
     lines = list(column_lines(head, rows, right=head[1:]))
     if _room_beside(lines, width) < SHORTEST_BAR:
         lines = ["share day   " + " ".join(head[1:]), *map(str, days)]
     longest = max(SHORTEST_BAR, _room_beside(lines[1:], width))
-    most = max(sum(counts[outcome] for outcome in BAR_OUTCOMES) for counts in days.values())
+    most = max(sum(counts[outcome] for outcome in FINISHED) for counts in days.values())
     yield lines[0]
     for line, counts in zip(lines[1:], days.values(), strict=True):
-        bar = bar_of([counts[outcome] for outcome in BAR_OUTCOMES], most=most, length=longest, marks=marks)
+        bar = bar_of([counts[outcome] for outcome in FINISHED], most=most, length=longest, marks=marks)
         yield f"{line}  {bar}".rstrip()
 
 

@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from worker.outcomes import Outcome
-
-DAY_OUTCOMES: Final = (Outcome.SHARED, Outcome.REJECTED, Outcome.UNKNOWN, Outcome.UNSENT)
-"""The outcomes that a day's bar is made of, from its foot up."""
+from worker.outcomes import FINISHED
 
 STEP: Final = 20
 """From one day's bar to the next."""
 
-WIDTH: Final = 15
 HEIGHT: Final = 140
 
 LEAST: Final = 3.0
@@ -42,7 +38,7 @@ class DayBar:
 
 def day_bars(days: Mapping[date, Mapping[str, int]]) -> list[DayBar]:
     """A bar for each day, in the order given, as high as its share of the highest one."""
-    totals = {day: sum(counts.get(outcome, 0) for outcome in DAY_OUTCOMES) for day, counts in days.items()}
+    totals = {day: sum(counts.get(outcome, 0) for outcome in FINISHED) for day, counts in days.items()}
     most = max([*totals.values(), 1])
     return [
         DayBar(day=day, x=number * STEP, parts=_parts(counts, most), counts=counts, total=totals[day])
@@ -51,9 +47,7 @@ def day_bars(days: Mapping[date, Mapping[str, int]]) -> list[DayBar]:
 
 
 def _parts(counts: Mapping[str, int], most: int) -> list[Part]:
-    heights = {
-        outcome: max(counts[outcome] / most * HEIGHT, LEAST) for outcome in DAY_OUTCOMES if counts.get(outcome, 0)
-    }
+    heights = {outcome: max(counts[outcome] / most * HEIGHT, LEAST) for outcome in FINISHED if counts.get(outcome, 0)}
     excess = sum(heights.values()) / HEIGHT
     parts, foot = [], float(HEIGHT)
     for outcome, height in heights.items():

@@ -2,20 +2,21 @@
 
 import asyncio
 from dataclasses import asdict
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from worker.chats.sources import Source
-from worker.outcomes import Outcome
+from worker.outcomes import FINISHED
 from worker.questions.lines import LineState
 from worker.questions.overview import Overview, State
+from worker.questions.status import every_day
 from worker.questions.troubles import Trouble
 from worker.rules.eligibility import Verdict
 from worker.sharing.watch import PassProgress
-from worker.web.pages.charts import DAY_OUTCOMES, HEIGHT, STEP, day_bars
+from worker.web.pages.charts import HEIGHT, STEP, day_bars
 from worker.web.pages.figures import Figure
 from worker.web.pages.passes import run_values
-from worker.web.pages.reader import DAYS, Days, Reader
+from worker.web.pages.reader import DAYS, Reader
 from worker.web.pages.render import Reading, View
 from worker.wording.lines import resting_text
 
@@ -33,7 +34,7 @@ async def overview_view(reader: Reader, reading: Reading, progress: PassProgress
         reader.overview(), reader.lines(), reader.verdicts(), reader.today(), reader.days_before()
     )
     day = reader.rules.share_day(reading.now)
-    days = _days(day, today, before)
+    days = every_day((before.value or {}) | (today.value or {}), day, DAYS)
     bars = day_bars(days)
     failures = [each.failure for each in (figure, lines, verdicts, today, before) if each.failure]
     seen = figure.value
@@ -52,7 +53,7 @@ async def overview_view(reader: Reader, reading: Reading, progress: PassProgress
         "today": days[day] if today.value is not None else None,
         "bars": bars,
         "most": max(bar.total for bar in bars),
-        "chart": {"width": DAYS * STEP, "height": HEIGHT, "outcomes": DAY_OUTCOMES},
+        "chart": {"width": DAYS * STEP, "height": HEIGHT, "outcomes": FINISHED},
         "days_known": before.value is not None,
         "verdicts": _verdict_rows(verdicts),
         "lines": [(line, _resting(line, reading)) for line in (lines.value or [])[:LINES_SHOWN]],
@@ -75,12 +76,6 @@ async def overview_view(reader: Reader, reading: Reading, progress: PassProgress
         status=503 if state is State.UNKNOWN and seen is None and figure.failure else 200,
         refreshed_seconds=REFRESHED_SECONDS if is_whole else REFRESHED_FIRST_SECONDS,
     )
-
-
-def _days(day: date, today: Figure[Days], before: Figure[Days]) -> Days:
-    counted = (before.value or {}) | (today.value or {})
-    days = [day - timedelta(days=number) for number in reversed(range(DAYS))]
-    return {each: {outcome: counted.get(each, {}).get(outcome, 0) for outcome in Outcome} for each in days}
 
 
 def _trouble_row(trouble: Trouble, reading: Reading) -> dict[str, object]:

@@ -6,20 +6,17 @@ from typing import Final
 
 from worker.ledger import history
 from worker.ledger.history import Run
-from worker.outcomes import RunStatus
+from worker.outcomes import DUE_COUNTS, RunStatus
 from worker.questions.suggest import the_run
 from worker.sharing.watch import PassProgress
-from worker.text import span
 from worker.web.pages import query
 from worker.web.pages.reader import Reader
 from worker.web.pages.render import Reading, View
-from worker.wording.passes import counted_answer, run_document, tally_rows
+from worker.wording.passes import counted_answer, due_counts, run_document, tally_rows, took
 
 ROWS: Final = 30
 
 REFRESHED_SECONDS: Final = 5
-
-COUNTS: Final = ("shared", "rejected", "unknown", "unsent", "left")
 
 
 async def passes_view(reader: Reader, reading: Reading) -> View:
@@ -39,8 +36,8 @@ async def passes_view(reader: Reader, reading: Reading) -> View:
         title="Passes",
         command=f"share-worker runs --limit {ROWS}",
         context={
-            "rows": [(run, _counts(run), _took(run), reading.numbers.text(run.detail)) for run in rows],
-            "names": COUNTS,
+            "rows": [(run, due_counts(run).values(), took(run), reading.numbers.text(run.detail)) for run in rows],
+            "names": DUE_COUNTS,
             "older": older,
             "newest": reading.link("/passes") if before else None,
         },
@@ -68,7 +65,7 @@ async def pass_view(reader: Reader, reading: Reading, progress: PassProgress, be
         context={
             "run": run,
             "detail": reading.numbers.text(run.detail),
-            "took": _took(run),
+            "took": took(run),
             "tally": tally_rows(run.tally) if run.tally else [],
             "answers": [(counted, counted_answer(counted)) for counted in answers.value or []],
             "answers_known": answers.value is not None,
@@ -84,15 +81,6 @@ async def pass_view(reader: Reader, reading: Reading, progress: PassProgress, be
 def run_values(run: Run, reading: Reading) -> dict[str, object]:
     """A row of `runs` for machines, with phone numbers as they are shown."""
     return asdict(run) | {"detail": reading.numbers.text(run.detail) or None}
-
-
-def _counts(run: Run) -> list[int | None]:
-    counts: dict[str, object] = {**run.tally} if run.tally else {}
-    return [count if isinstance(count := counts.get(name), int) else None for name in COUNTS]
-
-
-def _took(run: Run) -> str:
-    return span(run.finished_at - run.started_at) if run.finished_at else ""
 
 
 def _key(reading: Reading) -> tuple[datetime, str] | None:
