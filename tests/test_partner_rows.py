@@ -17,6 +17,7 @@ from tests.examples import bounded
 from tests.scene import LINE, Scene
 from worker import db
 from worker.account import Card
+from worker.chats.facts import chats_per_line
 from worker.cli.output import check as output
 from worker.db.partner_values import LONGEST_ID
 from worker.db.tables import chats, read_time, share_attempts
@@ -281,7 +282,8 @@ async def check_chats(engine: AsyncEngine, now: datetime = START) -> list[str]:
 
 async def check_numbers(engine: AsyncEngine, *cards: Card) -> list[str]:
     """What `check` says of the lines that are no E.164 numbers, with these cards in the account."""
-    _, wrong = await check.examine_lines(engine, cards)
+    async with db.read(engine) as connection:
+        _, wrong = check.examine_lines(await chats_per_line(connection), cards)
     return [finding.found for finding in output.number_findings(wrong)]
 
 

@@ -161,7 +161,7 @@ async def _list(settings: "Settings", *, as_json: bool) -> int:
             schema = db.schema_of(engine.sync_engine)
             async with db.read(engine) as connection:
                 chats_of = await facts.chats_per_line(connection)
-                resting = await resting_lines(connection, rules, clock.now(), known=known)
+                resting = await resting_lines(connection, rules, clock.now(), chats_of, known=known)
     except WorkerError as error:
         complain(f"{error} (so the chats are not counted)")
     lines = list_lines(found, chats_of)

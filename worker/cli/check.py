@@ -121,6 +121,7 @@ async def _database_findings(
         SchemaError: the schema is not the one that this version needs.
     """
     from worker import db
+    from worker.chats import facts
     from worker.cli.output import check as output
     from worker.questions import check
     from worker.questions.lines import resting_lines
@@ -144,15 +145,16 @@ async def _database_findings(
         yield finding
     if any(fault.kind is check.FaultKind.MISSING_COLUMNS for fault in faults):
         return
-    lines, wrong = await check.examine_lines(engine, account.cards if account else None)
     known = STORED  # what the last pass saw
     if account is not None:
         known = as_read({card.phone_number: card.is_active for card in account.cards}, account.lines)
     async with db.read(engine) as connection:
-        resting = await resting_lines(connection, rules, now, known=known)
+        chats_of = await facts.chats_per_line(connection)
+        resting = await resting_lines(connection, rules, now, chats_of, known=known)
         counts = await count_verdicts(connection, rules, now, known=known)
         due = await check.some_due(connection, rules, now, known=known)
         unfilled = await check.unfilled_columns(connection, rules)
+    lines, wrong = check.examine_lines(chats_of, account.cards if account else None)
     for finding in (
         *output.line_findings(lines),
         *output.resting_findings(resting, rules.timezone),

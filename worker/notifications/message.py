@@ -13,7 +13,7 @@ from worker.logs import hide
 from worker.notifications.notices import Notice
 from worker.notifications.receivers import Message
 from worker.outcomes import DUE_COUNTS, Tally
-from worker.questions.troubles import Trouble, TroubleKind
+from worker.questions.troubles import ABOUT_PASSES, Trouble, TroubleKind
 from worker.text import chat_count, minute, one_line
 
 SHOWN: Final = 10
@@ -41,8 +41,6 @@ WELL: Final = {
     TroubleKind.CARD: "has an active contact card",
     TroubleKind.WEBHOOKS: "an event came",
 }
-
-ABOUT_PASSES: Final = (TroubleKind.PASS, TroubleKind.KEY, TroubleKind.MISSED)
 
 TEST: Final = Message(
     title="share worker: a test",

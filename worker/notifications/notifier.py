@@ -23,11 +23,11 @@ from worker import db
 from worker.clock import Clock
 from worker.ledger import history
 from worker.ledger.history import Run
-from worker.notifications.message import ABOUT_PASSES, LONGEST_REASON, compose, without_numbers
+from worker.notifications.message import LONGEST_REASON, compose, without_numbers
 from worker.notifications.notices import Notice, add_notices, claim, read_notices, release, settle
 from worker.notifications.receivers import Message, Receiver, deliver
 from worker.outcomes import RunStatus
-from worker.questions.troubles import Trouble, TroubleKind, is_well, missed_time, read_troubles
+from worker.questions.troubles import ABOUT_PASSES, Trouble, TroubleKind, is_well, missed_time, read_troubles
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.rules.times import first_pass

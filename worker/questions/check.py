@@ -29,7 +29,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker import db
 from worker.account import Card
-from worker.chats import facts
 from worker.clock import CLOCK_ERROR
 from worker.db.engine import schema_of
 from worker.db.partner_values import as_text, no_id, utc
@@ -147,13 +146,12 @@ async def unfilled_columns(connection: AsyncConnection, rules: Rules) -> list[tu
     return unfilled
 
 
-async def examine_lines(engine: AsyncEngine, cards: Iterable[Card] | None) -> tuple[list[LineUse], list[WrongNumber]]:
+def examine_lines(chats_of: Mapping[str, int], cards: Iterable[Card] | None) -> tuple[list[LineUse], list[WrongNumber]]:
     """The lines with their cards, in the order of their numbers, and what stands for a line but is not E.164.
 
     A line that has a card is never wrong: Linq knows it. Without cards, only the wrong numbers are looked for.
+    `chats_of`: how many chats each line has.
     """
-    async with db.read(engine) as connection:
-        chats_of = await facts.chats_per_line(connection)
     card_of = {card.phone_number: card for card in cards or ()}
     wrong = wrong_numbers(chats_of, card_of.values())
     if cards is None:

@@ -4,13 +4,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.account import Card
 from worker.chats import facts
-from worker.db.partner_values import as_text
-from worker.db.tables import chats, contact_cards, lines
+from worker.db.tables import contact_cards, lines
 from worker.rules.eligibility import FLAG_REST, LINE_REST, STORED, LineTables, Rules, line_rests, moment
 
 
@@ -63,7 +62,7 @@ async def line_states(connection: AsyncConnection, rules: Rules, now: datetime) 
     chats_of = await facts.chats_per_line(connection)
     cards = {row.phone_number: row for row in await connection.execute(select(contact_cards))}
     known = set((await connection.execute(select(lines.c.phone_number))).scalars())
-    resting = {line.phone_number: line for line in await resting_lines(connection, rules, now)}
+    resting = {line.phone_number: line for line in await resting_lines(connection, rules, now, chats_of)}
     states = [
         LineState(
             phone_number=number,
@@ -94,31 +93,30 @@ def list_lines(cards: Collection[Card], chats_of: Mapping[str, int] | None) -> l
     return [lines[number] for number in sorted(lines)]
 
 
-async def line_cards(connection: AsyncConnection) -> LineCards:
-    """The account's cards as last seen."""
+async def line_cards(connection: AsyncConnection, chats_of: Mapping[str, int]) -> LineCards:
+    """The account's cards as last seen. `chats_of`: how many chats each line has."""
     rows = (await connection.execute(select(contact_cards))).all()
     active = {row.phone_number for row in rows if row.is_active}
-    counted = select(as_text(chats.c.from_number), func.count()).group_by(chats.c.from_number)
-    per_line = await connection.execute(counted.order_by(chats.c.from_number))
     return LineCards(
         total=len(rows),
         active=len(active),
         seen_at=max((row.checked_at for row in rows), default=None),
-        without={line: count for line, count in per_line if line not in active},
+        without={line: count for line, count in sorted(chats_of.items()) if line not in active},
     )
 
 
 async def resting_lines(
-    connection: AsyncConnection, rules: Rules, now: datetime, *, known: LineTables = STORED
+    connection: AsyncConnection,
+    rules: Rules,
+    now: datetime,
+    chats_of: Mapping[str, int],
+    *,
+    known: LineTables = STORED,
 ) -> list[RestingLine]:
-    """The lines that rest at a moment, in the order of their numbers."""
+    """The lines that rest at a moment, in the order of their numbers. `chats_of`: how many chats each line has."""
     rests = select(known.lines).where(line_rests(rules, known.lines)).order_by(known.lines.c.phone_number)
-    rows = (await connection.execute(rests, moment(rules, now))).mappings().all()
-    if not rows:
-        return []
-    chats_of = await facts.chats_per_line(connection)
     resting = []
-    for row in rows:
+    for row in (await connection.execute(rests, moment(rules, now))).mappings():
         until = row["refused_at"] + LINE_REST if row["refused_at"] else None
         why = "Linq refused it (403/2027)"
         if until is None or until <= now:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +12,7 @@ from worker.db.tables import share_attempts
 from worker.ledger import history
 from worker.ledger.history import Run
 from worker.outcomes import Word
-from worker.questions.troubles import Trouble, TroubleKind, read_troubles
+from worker.questions.troubles import ABOUT_PASSES, Trouble, read_troubles
 from worker.rules.eligibility import Rules
 from worker.rules.schedule import Schedule
 from worker.rules.times import first_pass
@@ -28,10 +27,6 @@ class State(Word):
     WELL = "well", "all is well"
     READING = "reading", "the first figures are being read"
     UNKNOWN = "unknown", "the database has not answered"
-
-
-STOPS_SHARES: Final = (TroubleKind.PASS, TroubleKind.KEY, TroubleKind.MISSED)
-"""The troubles that keep all chats from their shares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +67,7 @@ async def read_overview(
 
 
 def _state(troubles: Sequence[Trouble], *, has_run: bool) -> State:
-    if any(trouble.kind in STOPS_SHARES for trouble in troubles):
+    if any(trouble.kind in ABOUT_PASSES for trouble in troubles):
         return State.TROUBLE
     if troubles:
         return State.ATTENTION

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
+from worker.chats import facts
 from worker.ledger import history
 from worker.ledger.history import Run
 from worker.outcomes import Outcome
@@ -58,6 +59,7 @@ async def read_status(engine: AsyncEngine, rules: Rules, schedule: Schedule, now
     async with db.read(engine) as connection:
         counted = await history.outcomes_per_day(connection, first, today)
         verdicts = await count_verdicts(connection, rules, now)
+        chats_of = await facts.chats_per_line(connection)
         scheduled = await history.last_scheduled_run(connection)
         if scheduled is not None and not _is_time_of(schedule, scheduled.started_at):
             off_schedule = scheduled.started_at
@@ -72,8 +74,8 @@ async def read_status(engine: AsyncEngine, rules: Rules, schedule: Schedule, now
             due=verdicts.get(Verdict.DUE, 0),
             chats=sum(verdicts.values()),
             stale_claims=await history.count_stale_claims(connection, now),
-            cards=await line_cards(connection),
-            resting=await resting_lines(connection, rules, now),
+            cards=await line_cards(connection, chats_of),
+            resting=await resting_lines(connection, rules, now, chats_of),
         )
 
 

@@ -47,6 +47,10 @@ class TroubleKind(StrEnum):
     WEBHOOKS = "webhooks"
 
 
+ABOUT_PASSES: Final = (TroubleKind.PASS, TroubleKind.KEY, TroubleKind.MISSED)
+"""The troubles that keep all chats from their shares."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
     """Something that needs attention."""
@@ -179,25 +183,24 @@ def missed_time(fire: datetime, next_try: datetime | None) -> Trouble:
 async def _of_lines(connection: AsyncConnection, rules: Rules, now: datetime) -> list[Trouble]:
     """Lines that Linq refused or that rest, and lines without an active card; all of them with chats."""
     troubles = []
-    resting = {line.phone_number: line for line in await resting_lines(connection, rules, now)}
+    chats_of = await facts.chats_per_line(connection)
+    resting = {line.phone_number: line for line in await resting_lines(connection, rules, now, chats_of)}
     refused = await facts.refused_lines(connection)
-    if resting or refused:
-        chats_of = await facts.chats_per_line(connection)
-        for number in _most_used(chats_of, resting.keys() | refused.keys()):
-            line = resting.get(number)
-            until = refused[number] + LINE_REST if number in refused else line.until if line else None
-            troubles.append(
-                Trouble(
-                    kind=TroubleKind.LINE,
-                    line=number,
-                    since=refused.get(number),
-                    reason=line.why if line else "Linq refused it (403/2027), and has accepted nothing of it since",
-                    look="share-worker status",
-                    chats=chats_of[number],
-                    next_try=until if until is not None and until > now else None,
-                )
+    for number in _most_used(chats_of, resting.keys() | refused.keys()):
+        line = resting.get(number)
+        until = refused[number] + LINE_REST if number in refused else line.until if line else None
+        troubles.append(
+            Trouble(
+                kind=TroubleKind.LINE,
+                line=number,
+                since=refused.get(number),
+                reason=line.why if line else "Linq refused it (403/2027), and has accepted nothing of it since",
+                look="share-worker status",
+                chats=chats_of[number],
+                next_try=until if until is not None and until > now else None,
             )
-    cards = await line_cards(connection)
+        )
+    cards = await line_cards(connection, chats_of)
     if cards.seen_at is None and await runs.last_completed(connection) is None:
         return troubles  # nobody has asked for the cards yet
     troubles += (

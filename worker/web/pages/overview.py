@@ -10,7 +10,7 @@ from worker.outcomes import FINISHED
 from worker.questions.lines import LineState
 from worker.questions.overview import Overview, State
 from worker.questions.status import every_day
-from worker.questions.troubles import Trouble
+from worker.questions.troubles import ABOUT_PASSES, Trouble
 from worker.rules.eligibility import Verdict
 from worker.sharing.watch import PassProgress
 from worker.web.pages.charts import HEIGHT, STEP, day_bars
@@ -45,6 +45,7 @@ async def overview_view(reader: Reader, reading: Reading, progress: PassProgress
         "failure": failures[0] if failures else None,
         "seen": seen,
         "troubles": [_trouble_row(trouble, reading) for trouble in seen.troubles] if seen else [],
+        "about_passes": ABOUT_PASSES,
         "running": _running(seen, progress),
         "resume_at": resume_at,
         "schedule": reader.schedule.expression,
