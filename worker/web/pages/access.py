@@ -72,18 +72,17 @@ class Gate:
         given = _password_of(request)
         if given is None:
             return Access.OPEN if is_open else Access.REFUSED
-        client = request.client.host if request.client else ""
-        if self.seconds_to_wait(client) > 0:
+        if self.seconds_to_wait(request) > 0:
             return Access.SLOWED
         if hmac.compare_digest(given.encode(), self._password.encode()):
-            self._failures.pop(client, None)
+            self._failures.pop(_client(request), None)
             return Access.FULL
-        self._note_failure(client)
+        self._note_failure(_client(request))
         return Access.REFUSED
 
-    def seconds_to_wait(self, client: str) -> float:
-        """How long a client's passwords are not looked at."""
-        failures, at = self._failures.get(client, (0, -math.inf))
+    def seconds_to_wait(self, request: Request) -> float:
+        """How long the passwords of a request's client are not looked at."""
+        failures, at = self._failures.get(_client(request), (0, -math.inf))
         wait = min(2.0 ** (failures - FREE_FAILURES), LONGEST_WAIT) if failures >= FREE_FAILURES else 0.0
         return max(0.0, at + wait - self._clock.monotonic())
 
@@ -92,6 +91,10 @@ class Gate:
         self._failures[client] = (failures + 1, self._clock.monotonic())
         while len(self._failures) > CLIENTS_REMEMBERED:
             self._failures.popitem(last=False)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _is_local(request: Request) -> bool:

@@ -68,7 +68,7 @@ async def attempts_view(reader: Reader, reading: Reading) -> View:
             "rows": [(row, answer(row), shown.text(rerun(row)), shown.text(row.error_message)) for row in rows],
             "given": given,
             "outcomes": list(Outcome),
-            "lines": sorted({shown.line(number): number for number in shown.lines}),
+            "lines": shown.names(),
             "older": older,
             "newest": reading.link("/attempts", **given) if before else None,
         },

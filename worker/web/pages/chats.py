@@ -1,6 +1,7 @@
 """The table `chats` with verdicts, a search, and one chat explained."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Final
@@ -58,7 +59,7 @@ async def chats_view(reader: Reader, reading: Reading) -> View:
             "looked_at": LOOKED_AT,
             "given": given | {"q": words},
             "verdicts": list(Verdict),
-            "lines": sorted(shown.line(number) for number in shown.lines),
+            "lines": shown.names(),
             "following": following,
             "first": reading.link("/chats", **given) if after else None,
         },
@@ -125,10 +126,9 @@ def _fields(explained: Explanation, reading: Reading) -> dict[str, object]:
     return row | {name: unparseable(written) for name, written in explained.unreadable.items()}
 
 
-def _row(row: object, reading: Reading) -> dict[str, object]:
+def _row(row: Mapping[str, object] | None, reading: Reading) -> dict[str, object]:
     """A row of a table as it is shown; timestamps stay."""
-    values: dict[str, object] = dict(row) if isinstance(row, dict) else {}
-    return {name: _value(name, value, reading) for name, value in values.items()}
+    return {name: _value(name, value, reading) for name, value in (row or {}).items()}
 
 
 def _value(name: str, value: object, reading: Reading) -> object:
@@ -138,19 +138,18 @@ def _value(name: str, value: object, reading: Reading) -> object:
     return reading.numbers.text(text) if name in PERSONAL or "+" in text else text
 
 
-def _masked(value: object, reading: Reading) -> dict[str, object]:
+def _masked(document: Mapping[str, object], reading: Reading) -> dict[str, object]:
     """A document with its phone numbers as they are shown."""
-    masked = _mask(value, reading)
-    return masked if isinstance(masked, dict) else {}
+    return {
+        name: reading.numbers.text(item) if name in PERSONAL and isinstance(item, str) else _mask(item, reading)
+        for name, item in document.items()
+    }
 
 
 def _mask(value: object, reading: Reading) -> object:
     match value:
         case dict():
-            return {
-                name: reading.numbers.text(item) if name in PERSONAL and isinstance(item, str) else _mask(item, reading)
-                for name, item in value.items()
-            }
+            return _masked(value, reading)
         case list():
             return [_mask(item, reading) for item in value]
         case str():

@@ -6,7 +6,7 @@ page never costs more than a small part of the database's time.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
@@ -79,11 +79,11 @@ class Latest(Generic[T]):
                 took = self._clock.monotonic() - began
             self._figure = Figure(value=value, at=now)
         except (SQLAlchemyError, DatabaseError, OSError) as error:
-            self._figure = Figure(value=self._figure.value, at=self._figure.at, failure=self._describe(error))
+            self._figure = replace(self._figure, failure=self._describe(error))
         except Exception as error:
             log.exception("page.broke")
             failure = f"a bug of the worker: {type(error).__name__}; its log says more"
-            self._figure = Figure(value=self._figure.value, at=self._figure.at, failure=failure)
+            self._figure = replace(self._figure, failure=failure)
         finally:
             self._kept_until = self._clock.monotonic() + max(self._kept_seconds, PART_OF_TIME * took)
             self._asking = None

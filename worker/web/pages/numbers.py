@@ -45,6 +45,10 @@ class Numbers:
         """A line's name, which is its address too."""
         return self._names.get(number, self.text(number))
 
+    def names(self) -> list[str]:
+        """The names of all lines, in their order."""
+        return sorted(self._names.values())
+
     def lines_named(self, name: str) -> list[str]:
         """The lines that a name stands for: the number itself, or what `line` made of it."""
         named = [line for line, its_name in self._names.items() if name in {line, its_name}]

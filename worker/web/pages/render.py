@@ -1,13 +1,13 @@
 """Turns a view into HTML or JSON, as the request asks; the words for times and counts in HTML."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from hashlib import sha256
 from importlib.resources import files
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
@@ -40,6 +40,10 @@ HEADERS: Final = {
     "Vary": "Accept, Authorization",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+WHOLE: Final = ("numbers", "whole")
+"""In an address: phone numbers are shown whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +83,21 @@ class Reading:
             if item is not None and item != ""
         ]
         if self.numbers.are_shown:
-            pairs.append(("numbers", "whole"))
-        query = "&".join(f"{quoted(name)}={quoted(item)}" for name, item in pairs)
-        return f"{path}?{query}" if query else path
+            pairs.append(WHOLE)
+        return _address(path, pairs)
 
     def here(self) -> str:
         """This address."""
-        query = self.request.url.query
-        path = quoted(self.request.url.path, safe="/")
-        return f"{path}?{query}" if query else path
+        return _address(self._path, self.request.query_params.multi_items())
 
     def toggle(self) -> str:
         """This address, with phone numbers shown the other way."""
-        pairs = [(name, value) for name, value in self.request.query_params.multi_items() if name != "numbers"]
-        if not self.numbers.are_shown:
-            pairs.append(("numbers", "whole"))
-        query = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in pairs)
-        path = quoted(self.request.url.path, safe="/")
-        return f"{path}?{query}" if query else path
+        pairs = [pair for pair in self.request.query_params.multi_items() if pair[0] != WHOLE[0]]
+        return _address(self._path, pairs if self.numbers.are_shown else [*pairs, WHOLE])
+
+    @property
+    def _path(self) -> str:
+        return quote(self.request.url.path)
 
 
 def respond(view: View, reading: Reading) -> Response:
@@ -121,9 +122,8 @@ def wants_json(request: Request) -> bool:
     return "application/json" in accepted and "text/html" not in accepted
 
 
-def quoted(text: str, safe: str = "") -> str:
-    """A text as a part of an address."""
-    return quote(text, safe=safe)
+def _address(path: str, pairs: Sequence[tuple[str, str]]) -> str:
+    return f"{path}?{urlencode(pairs, quote_via=quote)}" if pairs else path
 
 
 @pass_context

@@ -20,7 +20,7 @@ from worker.web.pages import attempts, chats, overview, passes
 from worker.web.pages.access import Access, Gate
 from worker.web.pages.numbers import Numbers
 from worker.web.pages.reader import PAGE_SECONDS, Reader
-from worker.web.pages.render import CONTENT_TYPES, HEADERS, STATIC, Reading, View, respond
+from worker.web.pages.render import CONTENT_TYPES, HEADERS, STATIC, WHOLE, Reading, View, respond
 
 CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="share worker", charset="UTF-8"'}
 
@@ -77,13 +77,13 @@ def page_routes(
 
 async def _answer(request: Request, show: Show, reader: Reader, gate: Gate) -> Response:
     access = gate.judge(request)
-    wants_whole = request.query_params.get("numbers") == "whole"
+    wants_whole = WHOLE in request.query_params.multi_items()
     if access is Access.ABSENT:
         return _plain(HTTPStatus.NOT_FOUND)
     if wants_whole and not gate.has_password:
         return PlainTextResponse("Whole phone numbers need STATUS_PASSWORD to be set.\n", 403, headers=HEADERS)
     if access is Access.SLOWED:
-        wait = math.ceil(gate.seconds_to_wait(request.client.host if request.client else ""))
+        wait = math.ceil(gate.seconds_to_wait(request))
         return _plain(HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(wait)})
     if access is Access.REFUSED or (wants_whole and access is not Access.FULL):
         return _plain(HTTPStatus.UNAUTHORIZED, CHALLENGE)
