@@ -213,6 +213,26 @@ async def reset_when_read(visit: Visit) -> None:
     visit.reset()
 
 
+def breaks_off(told: bytes) -> Script:
+    """A server that says this, and closes the connection."""
+
+    async def script(visit: Visit) -> None:
+        await visit.request()
+        visit.send(told)
+        await visit.close()
+
+    return script
+
+
+async def floods(visit: Visit) -> None:
+    """A body without an end, as fast as it is taken."""
+    await visit.request()
+    visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+    while not visit.reader.at_eof():
+        visit.send(b"x" * 65536)
+        await visit.writer.drain()
+
+
 def answer(status: int, body: object = b"", **headers: str) -> bytes:
     """A complete HTTP answer; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

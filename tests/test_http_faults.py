@@ -10,7 +10,18 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from tests.databases import sqlite_only
-from tests.raw_server import Script, Visit, answer, envelope, keep_alive, raw_server, reset_unread, reset_when_read
+from tests.raw_server import (
+    Script,
+    Visit,
+    answer,
+    breaks_off,
+    envelope,
+    floods,
+    keep_alive,
+    raw_server,
+    reset_unread,
+    reset_when_read,
+)
 from tests.scene import LINE, Scene
 from worker import db
 from worker.db.tables import contact_cards, runs
@@ -30,17 +41,6 @@ def says(told: bytes) -> Script:
         while True:
             await visit.request()
             visit.send(told)
-
-    return script
-
-
-def breaks_off(told: bytes) -> Script:
-    """A server that says this, and closes the connection."""
-
-    async def script(visit: Visit) -> None:
-        await visit.request()
-        visit.send(told)
-        await visit.close()
 
     return script
 
@@ -152,15 +152,6 @@ async def test_a_card_whose_number_can_be_none_is_left_out(scene: Scene) -> None
 
 
 # The heartbeat: whatever the watchdog does, it is one line at the most
-
-
-async def floods(visit: Visit) -> None:
-    """A body without an end, as fast as it is taken."""
-    await visit.request()
-    visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
-    while not visit.reader.at_eof():
-        visit.send(b"x" * 65536)
-        await visit.writer.drain()
 
 
 @pytest.mark.parametrize(

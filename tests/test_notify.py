@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from tests.commands import one_line, share_worker
 from tests.databases import sqlite_only
 from tests.leaks import leak
-from tests.raw_server import DONE, Script, Visit, answer, raw_server, reset_unread, reset_when_read
+from tests.raw_server import DONE, Script, Visit, answer, breaks_off, floods, raw_server, reset_unread, reset_when_read
 from tests.scene import LINE, Scene, until
 from worker import db
 from worker.chats.sources import Source, note_heard
@@ -450,30 +450,10 @@ async def test_a_pass_that_the_database_does_not_let_begin_is_told_once_and_once
 # Receivers that misbehave
 
 
-def says(data: bytes) -> Script:
-    """Answer each request with these bytes, and close the connection."""
-
-    async def script(visit: Visit) -> None:
-        await visit.request()
-        visit.send(data)
-        await visit.close()
-
-    return script
-
-
 async def trickles(visit: Visit) -> None:
     await visit.request()
     visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
     await visit.trickle(b"x" * 9999)
-
-
-async def floods(visit: Visit) -> None:
-    """A body without an end, as fast as it is taken."""
-    await visit.request()
-    visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
-    while not visit.reader.at_eof():
-        visit.send(b"x" * 65536)
-        await visit.writer.drain()
 
 
 @pytest.mark.parametrize(
@@ -481,13 +461,13 @@ async def floods(visit: Visit) -> None:
     [
         (reset_unread, "ConnectionError"),
         (reset_when_read, "ConnectionError"),
-        (says(b""), "ConnectionError"),
-        (says(b"HTTP/1.1 2"), "ConnectionError"),
-        (says(answer(404, b"<html>")), "it answered 404"),
-        (says(answer(500, b'{"error": "planted')), "it answered 500"),
-        (says(answer(200, b"<html>OK</html>")), None),
-        (says(answer(200, b'{"ok": tr')), None),
-        (says(answer(200, b"OK").replace(b"Length: 2", b"Length: 99")), None),
+        (breaks_off(b""), "ConnectionError"),
+        (breaks_off(b"HTTP/1.1 2"), "ConnectionError"),
+        (breaks_off(answer(404, b"<html>")), "it answered 404"),
+        (breaks_off(answer(500, b'{"error": "planted')), "it answered 500"),
+        (breaks_off(answer(200, b"<html>OK</html>")), None),
+        (breaks_off(answer(200, b'{"ok": tr')), None),
+        (breaks_off(answer(200, b"OK").replace(b"Length: 2", b"Length: 99")), None),
         (trickles, None),
         (floods, None),
     ],
