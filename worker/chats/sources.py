@@ -1,11 +1,12 @@
 """When each source of facts was last heard: the sync, and Linq's webhooks. Kept for the page and for alerts."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -49,26 +50,23 @@ async def note_heard(engine: AsyncEngine, source: Source, at: datetime) -> None:
 
     Neither this nor `note_failed` raises an error of the database: the facts themselves are written.
     """
-    with contextlib.suppress(SQLAlchemyError):
-        async with db.write(engine) as connection:
-            row = insert_into(connection, sources).values(name=source.value, heard_at=at)
-            await connection.execute(
-                row.on_conflict_do_update(
-                    index_elements=[sources.c.name],
-                    set_={"heard_at": row.excluded.heard_at, "failed_at": None, "failure": None},
-                    where=or_(sources.c.heard_at.is_(None), sources.c.heard_at < row.excluded.heard_at),
-                )
-            )
+    is_newer = or_(sources.c.heard_at.is_(None), sources.c.heard_at < at)
+    await _note(engine, source, {"heard_at": at, "failed_at": None, "failure": None}, is_newer)
 
 
 async def note_failed(engine: AsyncEngine, source: Source, at: datetime, failure: str) -> None:
     """Note that a source failed at a moment, and why; when it was last heard stays."""
+    await _note(engine, source, {"failed_at": at, "failure": failure})
+
+
+async def _note(
+    engine: AsyncEngine,
+    source: Source,
+    values: Mapping[str, datetime | str | None],
+    condition: ColumnElement[bool] | None = None,
+) -> None:
     with contextlib.suppress(SQLAlchemyError):
         async with db.write(engine) as connection:
-            row = insert_into(connection, sources).values(name=source.value, failed_at=at, failure=failure)
-            await connection.execute(
-                row.on_conflict_do_update(
-                    index_elements=[sources.c.name],
-                    set_={"failed_at": row.excluded.failed_at, "failure": row.excluded.failure},
-                )
-            )
+            row = insert_into(connection, sources).values(name=source.value, **values)
+            read = {name: row.excluded[name] for name in values}
+            await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_=read, where=condition))

@@ -108,42 +108,37 @@ async def attempts_page(
     return [Attempt(**row) for row in (await connection.execute(statement)).mappings()]
 
 
-async def runs_page(
-    connection: AsyncConnection, at_most: int, *, before: tuple[datetime, str] | None = None
-) -> list[Run]:
-    """The passes that began before another one, newest first."""
-    key = (runs.c.started_at, runs.c.id)
-    statement = select(runs).order_by(*(part.desc() for part in key)).limit(at_most)
-    if before is not None:
-        statement = statement.where(tuple_(*key) < before)
-    return await _runs(connection, statement)
-
-
 async def latest_attempts(connection: AsyncConnection, chat_id: str, at_most: int) -> list[Attempt]:
     """A chat's last attempts, newest first."""
     statement = _newest_first(AttemptFilter(chat_ids=[chat_id])).limit(at_most)
     return [Attempt(**row) for row in (await connection.execute(statement)).mappings()]
 
 
-async def latest_runs(connection: AsyncConnection, at_most: int) -> list[Run]:
-    """The last passes, newest first."""
-    return await _runs(connection, select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(at_most))
+async def latest_runs(
+    connection: AsyncConnection, at_most: int, *, before: tuple[datetime, str] | None = None
+) -> list[Run]:
+    """The last passes, newest first; `before`: only those that began before the pass with this start and id."""
+    earlier = [] if before is None else [tuple_(runs.c.started_at, runs.c.id) < before]
+    return await _newest_runs(connection, at_most, *earlier)
 
 
 async def last_ended_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that has ended."""
-    return await _latest_run(connection, runs.c.status != RunStatus.RUNNING.value)
+    latest = await _newest_runs(connection, 1, runs.c.status != RunStatus.RUNNING.value)
+    return latest[0] if latest else None
 
 
 async def passes_ended(connection: AsyncConnection, at_most: int) -> list[Run]:
     """The last passes that have ended, newest first; an admin's reruns are left out."""
-    ended = select(runs).where(runs.c.status != RunStatus.RUNNING.value, runs.c.trigger != Trigger.RERUN.value)
-    return await _runs(connection, ended.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(at_most))
+    return await _newest_runs(
+        connection, at_most, runs.c.status != RunStatus.RUNNING.value, runs.c.trigger != Trigger.RERUN.value
+    )
 
 
 async def last_scheduled_run(connection: AsyncConnection) -> Run | None:
     """The latest pass that began at a scheduled time."""
-    return await _latest_run(connection, runs.c.trigger == Trigger.SCHEDULE.value)
+    latest = await _newest_runs(connection, 1, runs.c.trigger == Trigger.SCHEDULE.value)
+    return latest[0] if latest else None
 
 
 async def running_runs(connection: AsyncConnection) -> list[Run]:
@@ -241,10 +236,9 @@ async def _day_before(engine: AsyncEngine, wanted: AttemptFilter, day: date | No
         return day_before
 
 
-async def _latest_run(connection: AsyncConnection, condition: ColumnElement[bool]) -> Run | None:
-    matching = select(runs).where(condition)
-    latest = await _runs(connection, matching.order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(1))
-    return latest[0] if latest else None
+async def _newest_runs(connection: AsyncConnection, at_most: int, *conditions: ColumnElement[bool]) -> list[Run]:
+    newest_first = select(runs).where(*conditions).order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    return await _runs(connection, newest_first.limit(at_most))
 
 
 async def _runs(connection: AsyncConnection, statement: Select[*tuple[object, ...]]) -> list[Run]:

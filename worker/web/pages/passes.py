@@ -25,7 +25,7 @@ async def passes_view(reader: Reader, reading: Reading) -> View:
     rows: list[Run] = []
     if not reading.errors:
         async with reader.listing() as connection:
-            rows = await history.runs_page(connection, ROWS + 1, before=before)
+            rows = await history.latest_runs(connection, ROWS + 1, before=before)
     older = None
     if len(rows) > ROWS:
         last = rows[ROWS - 1]
