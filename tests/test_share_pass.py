@@ -21,6 +21,7 @@ from tests.scene import LINE, Scene, until
 from worker import db
 from worker.clock import SystemClock
 from worker.db.tables import chats, contact_cards, runs
+from worker.linq.client import Linq, Veto
 from worker.outcomes import Outcome, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.rules.hours import Hours
@@ -860,3 +861,24 @@ async def test_passes_at_once_share_the_work_and_call_nobody_twice(scene: Scene,
     assert sum(tally["shared"] for tally in tallies) == 120
     assert all(sum(tally.values()) == 120 for tally in tallies)
     assert sum(tally["shared"] > 0 for tally in tallies) >= 2
+
+
+async def test_a_bug_during_a_request_counts_as_perhaps_shared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add_chats(scene, 1)
+    share = Linq.share
+
+    async def share_and_break(linq: Linq, chat_id: str, *, veto: Veto | None = None) -> int:
+        await share(linq, chat_id, veto=veto)
+        raise TypeError  # only a bug of ours raises anything but a LinqError
+
+    monkeypatch.setattr(Linq, "share", share_and_break)
+    with capture_logs() as logs:
+        first = await scene.one_pass()
+    assert first.tally is not None
+    assert first.tally["unknown"] == 1
+    assert [log["chat_id"] for log in logs if log["event"] == "share.broke"] == scene.called()
+    (attempt,) = await scene.attempts()
+    assert attempt.outcome == "unknown"
+    assert attempt.error_message == "the worker broke during the request: TypeError"
+    await scene.one_pass()
+    assert len(scene.called()) == 1, "the request had left, so the chat is not shared with again that day"
