@@ -43,9 +43,9 @@ def _measure(stage: Stage, part: str, *, rounds: int, history: bool) -> None:
                     for name, told in asyncio.run(plans.of_a_pass(url)).items():
                         report.write_plan(f"{kind}-{name}", told)
         case "resources":
-            report.put_resources(
-                stage, resources.start_up(stage), {kind: resources.idle_serve(stage, kind) for kind in KINDS}
-            )
+            served = {f"idle, {kind}": resources.idle_serve(stage, kind) for kind in KINDS}
+            served |= {f"20 shares a second, {kind}": resources.serve_at_default_rate(stage, kind) for kind in KINDS}
+            report.put_resources(stage, resources.start_up(stage), served)
         case "together":
             report.put_together(stage, resources.together(stage))
         case "webhooks":

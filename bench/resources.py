@@ -17,9 +17,12 @@ WARM_UP: Final = timedelta(seconds=1)
 """In which processes that begin together still load, connect, and read the cards."""
 
 
+DEFAULT_RATE: Final = {"SHARE_MAX_PER_SECOND": "20", "SHARE_CONCURRENCY": "20"}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Idle:
-    """A `serve` that waits for its time."""
+class Served:
+    """What a `serve` takes, over some time."""
 
     memory_mb: float
     """Resident, shared libraries included."""
@@ -59,23 +62,35 @@ def start_up(stage: Stage) -> dict[str, float]:
     return found
 
 
-def idle_serve(stage: Stage, kind: Kind) -> Idle:
+def idle_serve(stage: Stage, kind: Kind) -> Served:
     """A `serve` with nothing to do for years, once it has settled."""
-    seconds = 10 if stage.quick else 60
     with machine.fake_api(stage.server_core) as base_url, stage.chats(kind, 10_000, due=0) as url:
-        port = machine.free_port()
-        environment = settings(base_url, url, HTTP_PORT=str(port), SHARE_SCHEDULE="0 0 29 2 *")
-        process = start(stage, ["serve"], environment)
-        try:
-            time.sleep(8)
-            before = _cpu_seconds(process.pid)
-            time.sleep(seconds)
-            used = _cpu_seconds(process.pid) - before
-            memory = machine.memory_mb(process.pid)
-        finally:
-            process.terminate()
-            process.communicate()
-    return Idle(memory_mb=memory, cpu_percent=100 * used / seconds)
+        return _served(stage, ["serve"], settings(base_url, url))
+
+
+def serve_at_default_rate(stage: Stage, kind: Kind) -> Served:
+    """A `serve` in the middle of a pass, at the default limits and an API of 50 ms."""
+    with (
+        machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url,
+        stage.chats(kind, 10_000, due=10_000) as url,
+    ):
+        return _served(stage, ["serve", "--now"], settings(base_url, url, **DEFAULT_RATE))
+
+
+def _served(stage: Stage, words: list[str], environment: dict[str, str]) -> Served:
+    seconds = 10 if stage.quick else 60
+    environment |= {"HTTP_PORT": str(machine.free_port()), "SHARE_SCHEDULE": "0 0 29 2 *"}
+    process = start(stage, words, environment)
+    try:
+        time.sleep(8)
+        before = _cpu_seconds(process.pid)
+        time.sleep(seconds)
+        used = _cpu_seconds(process.pid) - before
+        memory = machine.memory_mb(process.pid)
+    finally:
+        process.terminate()
+        process.communicate()
+    return Served(memory_mb=memory, cpu_percent=100 * used / seconds)
 
 
 def together(stage: Stage) -> dict[str, Together]:
