@@ -172,6 +172,9 @@ def test_each_line_has_a_pace_of_its_own() -> None:
     lines.started("+2", 10.3)
     assert lines.wait({"+1", "+2"}, 10.4) == pytest.approx(0.1)
     assert lines.free("+1", 10.5) == 1
+    lines.started("+2", 10.8)
+    assert lines.wait({"+1", "+2"}, 11.0) == pytest.approx(0.3), "the other one has no time to wait for"
+    assert lines.wait({"+1", "+2"}, 12.0) == 0
 
 
 # The brake: failures in a row

@@ -712,6 +712,22 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
     assert frozen_for <= timedelta(minutes=1), "a stale claim was given back and made anew before the call"
 
 
+async def test_a_pass_that_could_not_send_some_requests_says_that_their_chats_stay_due(scene: Scene) -> None:
+    await add_chats(scene, 2)
+
+    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
+    def freeze_after_each_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        if sql.startswith("INSERT INTO share_attempts"):
+            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.clock.move(seconds=61), once=True)
+
+    result = await scene.one_pass()
+    assert scene.called() == []
+    assert result.tally is not None
+    assert result.tally["unsent"] == 2
+    why = "the worker was held up for 61 s between claim and request"
+    assert (result.status, result.detail) == (RunStatus.STOPPED, f"2 chats stay due: {why}")
+
+
 async def test_a_worker_that_was_frozen_while_it_connected_gives_the_claim_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
