@@ -712,6 +712,23 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
     assert frozen_for <= timedelta(minutes=1), "a stale claim was given back and made anew before the call"
 
 
+async def test_a_worker_that_must_end_before_its_requests_begin_gives_the_claims_back(scene: Scene) -> None:
+    await add_chats(scene, 2)
+
+    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
+    def stop_after_the_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        if sql.startswith("INSERT INTO share_attempts"):
+            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.stop.set(), once=True)
+
+    await scene.one_pass(limits=Limits(drain_seconds=0))
+    assert scene.called() == []
+    why = "the worker had to end before the request began"
+    assert {(one.outcome, one.error_message) for one in await scene.attempts()} == {("unsent", why)}
+    scene.stop.clear()
+    await scene.one_pass()
+    assert len(scene.called()) == 2
+
+
 async def test_a_pass_that_could_not_send_some_requests_says_that_their_chats_stay_due(scene: Scene) -> None:
     await add_chats(scene, 2)
 
