@@ -24,6 +24,7 @@ from worker.linq.answers import (
     AccessRefused,
     CardInactive,
     ChatRefused,
+    ErrorCode,
     LinqError,
     NeverSent,
     PerhapsDone,
@@ -1084,3 +1085,23 @@ def test_no_body_makes_a_refusal_an_unknown_outcome_or_a_limit(body: bytes, stat
 def test_no_body_makes_a_server_error_anything_but_perhaps_done(body: bytes, status: int) -> None:
     """Whatever it says about the card or the chat, a 5xx does not say that nothing was shared."""
     assert type(refusal(status, {}, "No", body, datetime(2026, 3, 10, tzinfo=UTC))) is PerhapsDone
+
+
+def test_the_error_codes_are_linqs_numbers() -> None:
+    """Elsewhere the tests and the simulator use the names, and would agree on a wrong number."""
+    assert {code.name: int(code) for code in ErrorCode} == {
+        "NOT_E164": 1002,
+        "INVALID_PARAMETER": 1005,
+        "RATE_LIMITED": 1007,
+        "CHAT_NOT_FOUND": 2001,
+        "UNAUTHORIZED": 2004,
+        "ACCESS_DENIED": 2005,
+        "NO_ACTIVE_CARD": 2012,
+        "CHAT_UNAVAILABLE": 2013,
+        "CARD_EXISTS": 2014,
+        "CARD_NOT_COMPLETED": 2022,
+        "OPTED_OUT": 2024,
+        "HANDLE_BLOCKED": 2026,
+        "LINE_REFUSED": 2027,
+        "UPSTREAM_LIMITED": 4004,
+    }
