@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from itertools import count
 from typing import Protocol
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker import db
@@ -188,6 +189,20 @@ class Scene:
     async def outcomes(self) -> dict[str, str]:
         """What became of each chat that has an attempt."""
         return {attempt.chat_id: attempt.outcome.value for attempt in await self.attempts()}
+
+    def before_each_claim(self, act: Callable[[int], object]) -> None:
+        """Do something each time that claims are about to be written; it is told how many times that was."""
+        times = count(1)
+
+        @event.listens_for(self.engine.sync_engine, "before_cursor_execute")
+        def before(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if statement.startswith("INSERT INTO share_attempts"):
+                act(next(times))
+
+    def as_each_claim_commits(self, act: Callable[[int], object]) -> None:
+        """Do something each time that claims are being committed, so before anything is sent for them."""
+        engine = self.engine.sync_engine
+        self.before_each_claim(lambda times: event.listen(engine, "commit", lambda _: act(times), once=True))
 
     def called(self) -> list[str]:
         """The chats for which the simulated Linq was called, in order."""

@@ -106,16 +106,12 @@ async def test_answers_are_kept_while_the_database_is_away_and_recorded_when_it_
 async def test_a_claim_whose_commit_was_not_confirmed_is_not_called_but_given_back(far: tuple[Scene, Far]) -> None:
     """The server committed, and the connection broke before it could say so."""
     scene, postgresql = far
-    claims = 0
 
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def arm(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
-        nonlocal claims
-        if statement.startswith("INSERT INTO share_attempts"):
-            claims += 1
-            if claims == 2:
-                postgresql.relay.swallow_answer_to = b"COMMIT"
+    def arm(times: int) -> None:
+        if times == 2:
+            postgresql.relay.swallow_answer_to = b"COMMIT"
 
+    scene.before_each_claim(arm)
     with capture_logs() as logs:
         result = await scene.one_pass(limits=Limits(per_second=0, concurrency=4))
     assert postgresql.relay.swallowed.is_set()
@@ -131,12 +127,11 @@ async def test_a_claim_whose_commit_was_not_confirmed_is_given_back_by_a_pass_th
 ) -> None:
     scene, postgresql = far
 
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def arm(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
-        if statement.startswith("INSERT INTO share_attempts"):
-            postgresql.relay.swallow_answer_to = b"COMMIT"
-            scene.stop.set()
+    def arm(_times: int) -> None:
+        postgresql.relay.swallow_answer_to = b"COMMIT"
+        scene.stop.set()
 
+    scene.before_each_claim(arm)
     result = await scene.one_pass(limits=Limits(per_second=0, concurrency=4))
     assert postgresql.relay.swallowed.is_set()
     assert (result.status, result.detail) == (RunStatus.STOPPED, "it was told to stop")

@@ -216,7 +216,6 @@ async def test_a_deadlock_with_somebody_else_is_a_fault_that_passes(scene: Scene
     await fill(scene)
     name = scene.engine.url.database
     waiting: list[asyncio.Task[object]] = []
-    claims = 0
     with admin(scene.engine) as connection:
         connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '20ms'")
     intruder = await psycopg.AsyncConnection.connect(
@@ -232,15 +231,11 @@ async def test_a_deadlock_with_somebody_else_is_a_fault_that_passes(scene: Scene
             await intruder.execute("UPDATE share_attempts SET reason = 'mine' WHERE chat_id < 'chat-04'")
             await intruder.rollback()
 
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def before(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        nonlocal claims
-        if not statement.startswith("INSERT INTO share_attempts"):
-            return
-        claims += 1
-        if claims == 2:
+    def collide_in_the_second(times: int) -> None:
+        if times == 2:
             waiting.append(loop.create_task(collide()))
 
+    scene.before_each_claim(collide_in_the_second)
     await intruder.execute(
         "INSERT INTO share_attempts (chat_id, share_day, sequence, outcome, run_id, claimed_at)"
         " SELECT id, '2026-03-10', 0, 'unknown', 'intruder', now() FROM chats WHERE id IN ('chat-04', 'chat-05')"

@@ -693,17 +693,7 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
     scene: Scene, seconds: float, called: bool
 ) -> None:
     await scene.add_chat("chat")
-    claims = 0
-
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def freeze_after_the_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
-        nonlocal claims
-        if not sql.startswith("INSERT INTO share_attempts"):
-            return
-        claims += 1
-        if claims == 1:
-            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.clock.move(seconds=seconds), once=True)
-
+    scene.as_each_claim_commits(lambda times: scene.clock.move(seconds=seconds if times == 1 else 0))
     await scene.one_pass()
     (attempt,) = await scene.attempts()
     assert attempt.outcome is Outcome.SHARED
@@ -714,12 +704,7 @@ async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_b
 
 async def test_a_worker_that_must_end_before_its_requests_begin_gives_the_claims_back(scene: Scene) -> None:
     await add_chats(scene, 2)
-
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def stop_after_the_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
-        if sql.startswith("INSERT INTO share_attempts"):
-            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.stop.set(), once=True)
-
+    scene.as_each_claim_commits(lambda _: scene.stop.set())
     await scene.one_pass(limits=Limits(drain_seconds=0))
     assert scene.called() == []
     why = "the worker had to end before the request began"
@@ -731,12 +716,7 @@ async def test_a_worker_that_must_end_before_its_requests_begin_gives_the_claims
 
 async def test_a_pass_that_could_not_send_some_requests_says_that_their_chats_stay_due(scene: Scene) -> None:
     await add_chats(scene, 2)
-
-    @event.listens_for(scene.engine.sync_engine, "before_cursor_execute")
-    def freeze_after_each_claim(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
-        if sql.startswith("INSERT INTO share_attempts"):
-            event.listen(scene.engine.sync_engine, "commit", lambda _: scene.clock.move(seconds=61), once=True)
-
+    scene.as_each_claim_commits(lambda _: scene.clock.move(seconds=61))
     result = await scene.one_pass()
     assert scene.called() == []
     assert result.tally is not None
