@@ -53,7 +53,7 @@ CHAT_LIMIT: Final = LINQ_PAUSE.total_seconds()
 """Seconds; a longer Retry-After cannot be about one chat."""
 
 BURST_SECONDS: Final = 0.05
-"""Requests of so long a time may start at once."""
+"""Requests of so long a time may start at once; and one that is late by no more is made up for."""
 
 ABOUT_THE_RECIPIENT: Final = (ErrorCode.OPTED_OUT, ErrorCode.HANDLE_BLOCKED)
 
@@ -84,15 +84,18 @@ class Pace:
     """No more than so many requests in any one second, spread over it; 0 is no limit.
 
     At 20 a second that is one each 50 ms. Above, as many as belong to `BURST_SECONDS` may start at once. Below 1, no
-    more than one in a longer span.
+    more than one in a longer span. One that starts a little late, as after a commit, does not delay those behind it.
     """
 
     def __init__(self, per_second: float) -> None:
-        self._at_most = max(1, int(per_second * BURST_SECONDS))
-        self._span = 0.0
-        if per_second:
-            self._span = 1 / int(per_second / self._at_most) if per_second >= 1 else 1 / per_second
+        self._per_second = per_second
+        self._at_once = max(1, int(per_second * BURST_SECONDS))
+        self._most = max(1, int(per_second))
+        self._span = max(1.0, 1 / per_second) if per_second else 0.0
+        """Seconds in which no more than `_most` may start."""
         self._taken: deque[float] = deque()
+        self._next = 0.0
+        """When the next one is to start, if all are evenly spaced."""
 
     def free(self, now: float) -> int | None:
         """How many requests may start at `now` (monotonic seconds); None: as many as you like."""
@@ -100,15 +103,20 @@ class Pace:
             return None
         while self._taken and self._taken[0] + self._span <= now:
             self._taken.popleft()
-        return self._at_most - len(self._taken)
+        return min(self._at_once, self._most - len(self._taken)) if now >= self._next else 0
 
     def wait(self, now: float) -> float:
         """Seconds until one more request may start."""
-        return 0.0 if self.free(now) != 0 else self._taken[0] + self._span - now
+        if self.free(now) != 0:
+            return 0.0
+        room = self._taken[0] + self._span if len(self._taken) >= self._most else now
+        return max(self._next, room) - now
 
     def take(self, requests: int, now: float) -> None:
         """Count requests that start at `now`."""
         if self._span:
+            planned = self._next if now - self._next <= BURST_SECONDS else now
+            self._next = planned + requests / self._per_second
             self._taken.extend([now] * requests)
 
 
