@@ -118,7 +118,7 @@ SELECTIONS = (
 )
 limits = st.builds(
     Limits,
-    per_second=st.just(0),
+    per_second=st.sampled_from((0, 20)),
     concurrency=st.integers(1, 5),
     at_most=st.sampled_from((None, None, None, 1, 3)),
 )

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
 from tests.databases import sqlite_only
+from tests.lies import Time, WorkerClock
 from tests.past import Past
 from tests.relay import relaying
 from tests.scene import LINE, Scene, until
@@ -141,6 +142,43 @@ async def test_no_more_calls_start_in_a_second_than_allowed(scene: Scene) -> Non
     times = sorted(attempt.claimed_at for attempt in await scene.attempts())
     assert len(times) == len(scene.called()) == 25
     assert all(later - first >= timedelta(seconds=1) for first, later in zip(times, times[10:], strict=False))
+
+
+async def _transactions(scene: Scene, *, per_second: float) -> list[str]:
+    """What each transaction of a pass over four chats wrote of the ledger: a claim, a record, or both."""
+    begun: list[str] = []
+    committed: list[str] = []
+    engine = scene.engine.sync_engine
+
+    def executed(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        words = {"INSERT INTO share_attempts": "claim", "UPDATE share_attempts": "record"}
+        begun.extend(word for beginning, word in words.items() if statement.startswith(beginning))
+
+    def commits(_connection: object) -> None:
+        committed.append(" and ".join(begun))
+        begun.clear()
+
+    await add_chats(scene, 4)
+    time = Time(scene.clock.now())
+    event.listen(engine, "before_cursor_execute", executed)
+    event.listen(engine, "commit", commits)
+    clock = WorkerClock(time, timedelta, lambda: None)  # lets no time pass before an answer has arrived
+    result = await scene.one_pass(limits=Limits(per_second=per_second), clock=clock)
+    assert result.tally is not None
+    assert result.tally["shared"] == 4
+    settled, *written = filter(None, committed)
+    assert settled == "record"  # the claims of dead workers, before the first claim
+    return written
+
+
+async def test_an_answer_is_recorded_with_the_next_claim_where_that_is_near(scene: Scene) -> None:
+    written = await _transactions(scene, per_second=20)
+    assert written == ["claim", *["record and claim"] * 3, "record"]
+
+
+async def test_an_answer_does_not_wait_for_a_claim_that_is_far(scene: Scene) -> None:
+    written = await _transactions(scene, per_second=1)
+    assert written == ["claim", "record"] * 4
 
 
 async def test_a_run_row_tells_what_the_pass_did(scene: Scene) -> None:

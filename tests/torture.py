@@ -112,7 +112,6 @@ class Torture:
             "LINQ_BASE_URL": base_url,
             "DATABASE_URL": database_url,
             "SHARE_CONCURRENCY": str(CONCURRENCY),
-            "SHARE_MAX_PER_SECOND": "0",
             "SHARE_SCHEDULE": "* * * * *",
             "SHARE_TIMEZONE": noon_zone(utc_now()),
             "HTTP_PORT": "0",
@@ -144,7 +143,7 @@ class Torture:
         """One pass that nobody disturbs; then everything must be explained."""
         figures, judge = self._figures, self._judge
         judge.clear_faults()
-        ended = await share_worker_process("run", "--json", **self._settings)
+        ended = await share_worker_process("run", "--json", SHARE_MAX_PER_SECOND="0", **self._settings)
         if ended.code != 0:
             figures.wrong.append(f"the last pass ended with {ended.code}: {ended.err[-500:]}")
             return
@@ -171,7 +170,9 @@ class Torture:
         serves = self._random.random() < 0.4
         log = self._logs / f"{self._figures.kills}-{self._random.getrandbits(32):08x}.log"
         log.touch()  # it may be killed before it opens it
-        process = await fork(["serve" if serves else "run"], environment(**self._settings), log=log)
+        pace = self._random.choice(("0", "100"))  # with one, an answer waits for the next claim to be recorded
+        settings = environment(**self._settings, SHARE_MAX_PER_SECOND=pace)
+        process = await fork(["serve" if serves else "run"], settings, log=log)
         starting = self._random.random() < 0.25
         seconds = self._random.uniform(0.1, 2) if starting else None
         return Victim(process, serves, log, seconds, calls=self._random.randint(1, 2 * CALLS_A_KILL))

@@ -45,6 +45,9 @@ SEVERAL: Final = 3
 RECORD_SECONDS: Final = 5.0
 """The part of the drain that is kept for recording, after the requests."""
 
+NEAR_SECONDS: Final = 0.25
+"""An answer waits so long for the next claim, to be recorded in its transaction."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Finished:
@@ -133,11 +136,11 @@ class ShareLoop:
                 await self._read_ahead()
                 slots = self._free_slots()
                 offered = self._offer(slots)
-                if self._has_unrecorded() or offered:
+                if offered or (self._has_unrecorded() and not self._claim_is_near()):
                     if self._clock.monotonic() >= self._not_before:
                         await self._turn(offered, slots)
                         continue
-                elif not self._in_flight and (self._is_over() or self._walk.at_end):
+                elif not self._in_flight and not self._has_unrecorded() and (self._is_over() or self._walk.at_end):
                     return
                 await self._wait()
         except SQLAlchemyError:
@@ -308,6 +311,11 @@ class ShareLoop:
 
     def _has_unrecorded(self) -> bool:
         return bool(self._finished or self._unconfirmed)
+
+    def _claim_is_near(self) -> bool:
+        """True if only the pace holds up the next claim, and not for long."""
+        wait = self._pace.wait(self._clock.monotonic())
+        return 0 < wait <= NEAR_SECONDS and not self._walk.at_end and not self._is_over()
 
     def _is_over(self) -> bool:
         """True if no more requests may start."""
