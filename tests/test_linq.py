@@ -3,8 +3,9 @@
 import asyncio
 import json
 import math
+import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from worker.linq.answers import (
     CardInactive,
     ChatRefused,
     ErrorCode,
+    LineRefused,
     LinqError,
     NeverSent,
     PerhapsDone,
@@ -431,6 +433,8 @@ AN_HOUR_AGO: Final = (START - timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%
         (403, 2004, AccessRefused),
         (403, None, AccessRefused),
         (403, 2024, ChatRefused),
+        (403, 2027, LineRefused),
+        (404, 2027, ChatRefused),
         (403, 2999, ChatRefused),
         (404, 2001, ChatRefused),
         (404, 2012, CardInactive),
@@ -622,12 +626,17 @@ async def test_a_message_that_says_nothing_is_replaced_by_what_is_known(message:
     assert error.code == 3006
 
 
+def test_an_error_without_an_answer_is_told_by_its_message_alone() -> None:
+    assert str(NeverSent("no route")) == "no route"
+    assert str(PerhapsDone("no answer", status=502)) == "502: no answer"
+
+
 async def test_a_blank_trace_id_is_none(clock: HandClock) -> None:
     error = await share_answered_by(clock, answer(500, envelope(500, 3006) | {"trace_id": "\n"}))
     assert error.trace_id is None
 
 
-@pytest.mark.parametrize("code", [10**12, -(10**12), 2**31, "999999999999"])
+@pytest.mark.parametrize("code", [10**12, -(10**12), 2**31, "999999999999", "9" * 5_000])
 async def test_a_code_that_the_ledger_cannot_hold_is_none(code: object, clock: HandClock) -> None:
     error = await share_answered_by(clock, answer(500, envelope(500, code)))
     assert error.code is None
@@ -790,6 +799,17 @@ async def test_a_health_that_is_not_told_is_not_known(health: object, clock: Han
     assert chat[5] is None
 
 
+@pytest.fixture
+def in_tokyo() -> Iterator[None]:
+    """Lets the process live there: where a worker runs must not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_tokyo")
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
