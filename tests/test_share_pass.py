@@ -834,13 +834,22 @@ async def test_told_to_stop_it_finishes_and_records_what_is_in_flight_and_claims
     assert result.tally["shared"] + result.tally["left"] == 30
 
 
-async def test_calls_that_outlast_the_drain_are_cut_and_count_as_made(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("drain", "cut_after"), [(25, 20), (8, 4), (0, 0)], ids=["all but 5 s", "half of a short one", "none"]
+)
+async def test_calls_that_outlast_the_drain_are_cut_and_count_as_made(
+    scene: Scene, drain: float, cut_after: float
+) -> None:
+    """The rest of the drain is kept for recording them."""
     await add_chats(scene, 10)
     scene.account.add_fault(Fault(path="share", delay_seconds=20, takes_effect=True))
-    going = asyncio.create_task(scene.one_pass(limits=Limits(per_second=0, concurrency=3)))
+    limits = Limits(per_second=0, concurrency=3, drain_seconds=drain)
+    going = asyncio.create_task(scene.one_pass(limits=limits))
     await until(lambda: len(scene.called()) == 3)
+    began = scene.clock.now()
     scene.stop.set()
     result = await going
+    assert scene.clock.now() - began == timedelta(seconds=cut_after)
     assert result.tally is not None
     assert (result.tally["unknown"], result.tally["left"]) == (3, 7)
     assert {attempt.error_message for attempt in await scene.attempts()} == {

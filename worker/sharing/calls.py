@@ -30,7 +30,7 @@ from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Brake, Limits, LineLimits, Pace
 from worker.sharing.walk import Walk
 from worker.sharing.watch import ProgressLog, Watch
-from worker.text import minute
+from worker.text import chat_count, minute
 
 log = structlog.get_logger(__name__)
 
@@ -347,7 +347,7 @@ class ShareLoop:
         limited = self._limit_reached() and not tally["unsent"]
         reason = self._reason_to_stop() if stayed and not limited else None
         if reason is None and stayed and not limited and self._walk.stayed_due is not None:
-            reason = f"{stayed} chats stay due: {self._walk.stayed_due}"
+            reason = f"{chat_count(stayed)} {'stays' if stayed == 1 else 'stay'} due: {self._walk.stayed_due}"
         if reason is None and attempted >= SEVERAL and not tally["shared"]:
             refusals = ", ".join(f"{count:,} x {said}" for said, count in self._refusals.most_common(SEVERAL))
             reason = f"not one of {attempted:,} shares went through: {refusals}"
