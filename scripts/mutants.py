@@ -47,6 +47,7 @@ TESTS: Final = {
     ],
     "worker/db/partner_values.py": ["tests/test_partner_rows.py"],
     "worker/sharing/calls.py": [
+        "tests/test_pass_endings.py",
         "tests/test_share_pass.py",
         "tests/test_pass_faults.py",
         "tests/test_http_faults.py",

@@ -2,12 +2,16 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import event, make_url, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from tests.conftest import HandClock
@@ -17,6 +21,8 @@ from tests.scene import LINE, Scene, until
 from worker import db
 from worker.db.tables import runs
 from worker.outcomes import Outcome, RunStatus
+from worker.rules.eligibility import Rules
+from worker.sharing.candidates import Due, Window
 from worker.sharing.limits import Limits
 from worker.simulator.account import Account
 from worker.simulator.faults import Fault
@@ -186,6 +192,47 @@ async def test_a_database_that_stays_away_ends_the_pass_and_leaves_the_answers_i
     assert sorted(scene.called()) == ids
     outcomes = await scene.outcomes()
     assert {outcomes[chat_id] for chat_id in unrecorded} == {"unknown"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Interrupted(Due):
+    """The due chats, with something happening each time before the walk reads more of them."""
+
+    before: Callable[[], Awaitable[None]]
+
+    async def read_ahead(self, connection: AsyncConnection, now: datetime, *, after: str, at_most: int) -> Window:
+        await self.before()
+        return await super().read_ahead(connection, now, after=after, at_most=at_most)
+
+
+async def test_a_database_that_is_lost_as_the_walk_reads_is_waited_for(far: tuple[Scene, Far]) -> None:
+    scene, postgresql = far
+    reads = count(1)
+
+    async def lose_it_twice() -> None:
+        if next(reads) <= 2:
+            await postgresql.relay.refuse()
+            await postgresql.relay.accept()
+
+    with capture_logs() as logs:
+        result = await scene.one_pass(candidates=_Interrupted(Rules(), before=lose_it_twice))
+    assert result.status is RunStatus.COMPLETED
+    assert sorted(scene.called()) == ids
+    assert scene.clock.now() - result.started_at == timedelta(seconds=2), "it waited between its tries"
+    assert [line["event"] for line in logs if line["event"].startswith("database.")] == [
+        "database.lost",
+        "database.back",
+    ]
+
+
+async def test_a_database_that_stays_away_as_the_walk_reads_ends_the_pass(far: tuple[Scene, Far]) -> None:
+    scene, postgresql = far
+    result = await scene.one_pass(candidates=_Interrupted(Rules(), before=postgresql.relay.refuse))
+    assert result.status is RunStatus.FAILED
+    assert result.detail is not None
+    assert "cannot be reached" in result.detail
+    assert scene.clock.now() - result.started_at >= timedelta(minutes=5)
+    assert scene.called() == []
 
 
 async def test_told_to_stop_it_does_not_wait_for_a_database_that_is_away(far: tuple[Scene, Far]) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, timedelta
 
+from tests.past import Past
 from tests.scene import Scene, until
 from worker.outcomes import PassResult, RunStatus, Tally
+from worker.rules.eligibility import Rules
 from worker.sharing.limits import Limits
 from worker.simulator.faults import Fault
 
@@ -125,3 +128,14 @@ async def test_a_chat_that_became_due_behind_the_walk_makes_no_stopped_pass(scen
     result = await going
     assert (counts(result)["shared"], counts(result)["left"]) == (1, 1)
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
+
+
+async def test_chats_are_counted_as_they_stood_when_the_pass_last_looked(scene: Scene) -> None:
+    """Chat a is due half a minute after the pass began, and half a minute before it ended."""
+    await scene.add_chats(["a", "b"])
+    hours_before = scene.clock.now() - timedelta(hours=12)
+    await Past(scene.engine, UTC).attempt("a", hours_before + timedelta(seconds=30))
+    scene.as_each_claim_commits(lambda _: scene.clock.move(seconds=59))
+    result = await scene.one_pass(rules=Rules(min_hours=12))
+    assert scene.called() == ["b"]
+    assert (counts(result)["left"], counts(result)["skipped"]) == (1, {})

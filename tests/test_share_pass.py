@@ -111,9 +111,10 @@ async def test_more_chats_than_a_window_of_the_walk_are_all_called(scene: Scene)
     assert result.tally["shared"] == len(set(scene.called())) == len(scene.called()) > 1_000
 
 
-async def test_a_limit_ends_the_pass_and_says_how_many_are_left(scene: Scene) -> None:
+@pytest.mark.parametrize("concurrency", [20, 3], ids=["all at once", "in two turns"])
+async def test_a_limit_ends_the_pass_and_says_how_many_are_left(scene: Scene, concurrency: int) -> None:
     ids = await add_chats(scene, 12)
-    result = await scene.one_pass(limits=Limits(per_second=0, at_most=5))
+    result = await scene.one_pass(limits=Limits(per_second=0, concurrency=concurrency, at_most=5))
     assert sorted(scene.called()) == ids[:5]
     assert result.status is RunStatus.COMPLETED
     assert result.tally is not None
@@ -142,6 +143,16 @@ async def test_no_more_calls_start_in_a_second_than_allowed(scene: Scene) -> Non
     times = sorted(attempt.claimed_at for attempt in await scene.attempts())
     assert len(times) == len(scene.called()) == 25
     assert all(later - first >= timedelta(seconds=1) for first, later in zip(times, times[10:], strict=False))
+
+
+async def test_a_line_has_no_more_calls_in_a_second_than_allowed_while_another_goes_on(scene: Scene) -> None:
+    other = "+15550100002"
+    scene.add_line(other)
+    await scene.add_chats(["a-1", "a-2", "a-3"])
+    await scene.add_chats(["b-1"], from_number=other)
+    result = await scene.one_pass(limits=Limits(per_second=0, per_second_per_line=1))
+    after = {attempt.chat_id: attempt.claimed_at - result.started_at for attempt in await scene.attempts()}
+    assert after == {chat_id: timedelta(seconds=at) for chat_id, at in (("a-1", 0), ("a-2", 1), ("a-3", 2), ("b-1", 0))}
 
 
 async def _transactions(scene: Scene, *, per_second: float) -> list[str]:
