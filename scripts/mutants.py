@@ -54,7 +54,12 @@ TESTS: Final = {
         "tests/test_rerun.py",
         "tests/test_database_faults.py",
     ],
-    "worker/sharing/walk.py": ["tests/test_share_pass.py", "tests/test_ledger.py", "tests/test_rerun.py"],
+    "worker/sharing/walk.py": [
+        "tests/test_pass_endings.py",
+        "tests/test_share_pass.py",
+        "tests/test_ledger.py",
+        "tests/test_rerun.py",
+    ],
     "worker/sharing/limits.py": ["tests/test_pace.py", "tests/test_share_pass.py"],
     "worker/linq/client.py": [
         "tests/test_linq.py",

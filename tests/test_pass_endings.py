@@ -1,9 +1,13 @@
 """What a pass is said to have ended with: completed, or stopped and why."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, timedelta
 
+import psycopg
+import pytest
+
+from tests.conftest import HandClock
 from tests.past import Past
 from tests.scene import Scene, until
 from worker.outcomes import PassResult, RunStatus, Tally
@@ -99,6 +103,53 @@ async def test_one_chat_that_stays_due_is_one(scene: Scene) -> None:
     scene.as_each_claim_commits(freeze_at(scene, 1, 2, 3))
     result = await scene.one_pass()
     assert (result.status, result.detail) == (RunStatus.STOPPED, f"1 chat stays due: {FROZEN}")
+
+
+async def test_a_chat_whose_request_never_left_is_tried_three_times_seconds_apart(
+    scene: Scene, clock: HandClock
+) -> None:
+    await scene.add_chat("a")
+    claims: list[int] = []
+    scene.before_each_claim(claims.append)
+    scene.as_each_claim_commits(freeze_at(scene, 1, 2, 3, 4))
+    await scene.one_pass()
+    assert claims == [1, 2, 3]
+    assert clock.slept == pytest.approx([5, 5])
+
+
+@pytest.fixture
+async def locked(scene: Scene, database_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """Three chats, and what another program does that holds the row of the second one."""
+    await scene.add_chats(["a", "b", "c"])
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("SELECT * FROM chats WHERE id = 'b' FOR UPDATE")
+        yield other
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_chat_that_another_worker_let_go_again_is_shared_with_by_the_next_lap(
+    scene: Scene, clock: HandClock, locked: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def let_go(seconds: float) -> None:
+        await locked.rollback()
+        await HandClock.sleep(clock, seconds)
+
+    monkeypatch.setattr(clock, "sleep", let_go)
+    result = await scene.one_pass()
+    assert sorted(scene.called()) == ["a", "b", "c"]
+    assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_chat_that_another_worker_holds_stays_due_and_the_pass_says_so(scene: Scene, clock: HandClock) -> None:
+    result = await scene.one_pass()
+    assert sorted(scene.called()) == ["a", "c"]
+    assert (result.status, result.detail) == (
+        RunStatus.STOPPED,
+        "1 chat stays due: another worker was sharing with them",
+    )
+    assert clock.slept == pytest.approx([0.2, 0.2])
 
 
 async def test_that_chats_stay_due_is_said_before_that_no_share_went_through(scene: Scene) -> None:
