@@ -66,6 +66,9 @@ TESTS: Final = {
         "tests/test_linq_never_sent.py",
         "tests/test_answers_garbled.py",
         "tests/test_http_side.py",
+        "tests/test_sync.py",
+        "tests/test_webhook_commands.py",
+        "tests/test_share_pass.py",
     ],
     "worker/linq/answers.py": [
         "tests/test_linq.py",

@@ -1,6 +1,7 @@
 """The client of Linq's API: what it asks for, how it reads what comes back, what it repeats, what it keeps quiet."""
 
 import asyncio
+import gzip
 import json
 import math
 import time
@@ -299,6 +300,7 @@ async def test_what_is_not_given_is_not_sent(clock: HandClock) -> None:
     ]
     assert created == {"phone_number": LINE, "first_name": "Acme"}
     assert updated == {"image_url": "https://example.com/x.png"}
+    assert server.received.count(b"\r\nContent-Type: application/json\r\n") == 2
 
 
 async def test_the_plus_of_a_phone_number_is_sent_encoded(clock: HandClock) -> None:
@@ -415,6 +417,20 @@ async def test_an_error_leaves_its_connection_fit_for_the_next_share(clock: Hand
     assert len(server.visits) == 1
 
 
+async def test_an_error_too_large_to_read_does_not_answer_the_next_share(clock: HandClock) -> None:
+    endless = answer(500, b"x" * 1_000_000 + DONE * 10)
+    async with answering(clock, endless, DONE) as (linq, server):
+        assert type(await refused(linq.share("first"))) is PerhapsDone
+        assert await linq.share("second") == 202
+    assert len(server.visits) == 2
+
+
+async def test_an_error_that_is_compressed_though_nobody_asked_is_read_all_the_same(clock: HandClock) -> None:
+    body = gzip.compress(json.dumps(envelope(404, 2012)).encode())
+    error = await share_answered_by(clock, answer(404, body, Content_Encoding="gzip"))
+    assert (type(error), error.message) == (CardInactive, "What Linq says")
+
+
 # What each answer to a share means
 
 
@@ -454,6 +470,7 @@ AN_HOUR_AGO: Final = (START - timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%
         (503, 4004, PerhapsDone),
         (504, None, PerhapsDone),
         (599, 1, PerhapsDone),
+        (300, None, PerhapsDone),
         (302, None, PerhapsDone),
         (304, None, PerhapsDone),
     ],
