@@ -152,6 +152,14 @@ async def test_a_chat_that_another_worker_holds_stays_due_and_the_pass_says_so(s
     assert clock.slept == pytest.approx([0.2, 0.2])
 
 
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_what_another_worker_holds_does_not_matter_to_a_pass_that_met_its_limit(scene: Scene) -> None:
+    result = await scene.one_pass(limits=Limits(per_second=0, at_most=2))
+    assert sorted(scene.called()) == ["a", "c"]
+    assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
+
+
 async def test_that_chats_stay_due_is_said_before_that_no_share_went_through(scene: Scene) -> None:
     await scene.add_chats(["a", "b", "c", "d"])
     scene.account.add_fault(Fault(path="share", status=403, code=2024))

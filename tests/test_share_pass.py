@@ -145,14 +145,26 @@ async def test_no_more_calls_start_in_a_second_than_allowed(scene: Scene) -> Non
     assert all(later - first >= timedelta(seconds=1) for first, later in zip(times, times[10:], strict=False))
 
 
-async def test_a_line_has_no_more_calls_in_a_second_than_allowed_while_another_goes_on(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("per_second", "seconds"),
+    [
+        (0, {"a-1": 0, "a-2": 1, "a-3": 2, "b-1": 0, "b-2": 1}),
+        (2, {"a-1": 0, "a-2": 1, "a-3": 2, "b-1": 0.5, "b-2": 1.5}),
+    ],
+    ids=["of lines only", "of lines and of all"],
+)
+async def test_a_line_has_no_more_calls_in_a_second_than_allowed_while_another_goes_on(
+    scene: Scene, per_second: float, seconds: dict[str, float]
+) -> None:
     other = "+15550100002"
     scene.add_line(other)
     await scene.add_chats(["a-1", "a-2", "a-3"])
-    await scene.add_chats(["b-1"], from_number=other)
-    result = await scene.one_pass(limits=Limits(per_second=0, per_second_per_line=1))
-    after = {attempt.chat_id: attempt.claimed_at - result.started_at for attempt in await scene.attempts()}
-    assert after == {chat_id: timedelta(seconds=at) for chat_id, at in (("a-1", 0), ("a-2", 1), ("a-3", 2), ("b-1", 0))}
+    await scene.add_chats(["b-1", "b-2"], from_number=other)
+    result = await scene.one_pass(limits=Limits(per_second=per_second, per_second_per_line=1))
+    after = {
+        attempt.chat_id: (attempt.claimed_at - result.started_at).total_seconds() for attempt in await scene.attempts()
+    }
+    assert after == pytest.approx(seconds)
 
 
 async def _transactions(scene: Scene, *, per_second: float) -> list[str]:
