@@ -749,6 +749,26 @@ async def test_the_log_tells_each_call_once_and_before_the_pass_has_ended(scene:
     assert told[-1]["event"] == "pass.ended"
 
 
+async def test_the_log_warns_of_what_nobody_knows_or_nobody_got_and_not_of_refusals(scene: Scene) -> None:
+    await scene.add_chats(["lost", "refused", "shared", "unsent"])
+    scene.account.add_fault(Fault(path="share", chat_id="lost", status=502))
+    scene.account.add_fault(Fault(path="share", chat_id="refused", status=403, code=2024))
+    scene.as_each_claim_commits(lambda number: scene.clock.move(seconds=61 if number == 4 else 0))
+    with capture_logs() as logs:
+        await scene.one_pass(limits=Limits(per_second=0, concurrency=1, at_most=4))
+    levels = {line["chat_id"]: line["log_level"] for line in logs if line["event"] == "share.recorded"}
+    assert levels == {"lost": "warning", "refused": "info", "shared": "info", "unsent": "warning"}
+
+
+async def test_a_line_that_linq_refuses_is_logged_with_the_end_of_its_rest(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    scene.account.add_fault(Fault(path="share", status=403, code=2027))
+    with capture_logs() as logs:
+        result = await scene.one_pass()
+    (refused,) = [line for line in logs if line["event"] == "line.refused"]
+    assert refused["until"] == (result.started_at + timedelta(hours=1)).isoformat()
+
+
 @pytest.mark.parametrize(("seconds", "called"), [(59, True), (61, False)])
 async def test_a_worker_that_was_frozen_between_claim_and_call_gives_the_claim_back(
     scene: Scene, seconds: float, called: bool
