@@ -24,6 +24,7 @@ from worker.sharing.candidates import Candidates
 from worker.sharing.limits import Limits
 from worker.sharing.rerun import Chosen, Plan, Selection, make_plan
 from worker.sharing.share_pass import run_pass
+from worker.sharing.watch import UNWATCHED, Watch
 from worker.simulator.account import Account, Line
 from worker.simulator.chats import Chat
 
@@ -119,6 +120,7 @@ class Scene:
         engine: AsyncEngine | None = None,
         candidates: Candidates | None = None,
         clock: Clock | None = None,
+        watch: Watch = UNWATCHED,
     ) -> PassResult:
         """A pass of a worker of its own."""
         limits = limits or Limits(per_second=0)
@@ -139,6 +141,7 @@ class Scene:
                 clock=clock or self.clock,
                 stop=self.stop,
                 candidates=candidates,
+                watch=watch,
             )
 
     async def plan(

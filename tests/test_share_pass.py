@@ -27,6 +27,7 @@ from worker.outcomes import Outcome, RunStatus, Trigger
 from worker.rules.eligibility import Rules
 from worker.rules.hours import Hours
 from worker.sharing.limits import Limits
+from worker.sharing.watch import Watch
 from worker.simulator.account import Line as SimulatedLine
 from worker.simulator.faults import Fault
 from worker.simulator.population import populate
@@ -747,6 +748,34 @@ async def test_the_log_tells_each_call_once_and_before_the_pass_has_ended(scene:
     told = [log for log in logs if log["event"] in {"share.recorded", "pass.ended"}]
     assert sorted(log["chat_id"] for log in told[:-1]) == ids
     assert told[-1]["event"] == "pass.ended"
+
+
+async def test_a_request_is_told_with_the_time_that_it_took(scene: Scene) -> None:
+    await scene.add_chat("chat")
+    scene.account.add_fault(Fault(path="share", delay_seconds=0.1))
+    watched: list[tuple[Outcome, float]] = []
+    watch = Watch(answered=lambda answer, seconds: watched.append((answer.outcome, seconds)))
+    with capture_logs() as logs:
+        going = asyncio.create_task(scene.one_pass(watch=watch))
+        await until(lambda: scene.called() == ["chat"])
+        scene.clock.move(seconds=1.23456)
+        await going
+    (recorded,) = [line for line in logs if line["event"] == "share.recorded"]
+    assert recorded["ms"] == 1234.6
+    assert watched == [(Outcome.SHARED, 1.2346)]
+
+
+async def test_a_long_pass_tells_once_a_minute_how_far_it_is(scene: Scene) -> None:
+    await scene.add_chats(f"chat-{number:03}" for number in range(70))
+    due: list[int] = []
+    clock = WorkerClock(Time(scene.clock.now()), timedelta, lambda: None)
+    limits = Limits(per_second=1, at_most=66)
+    with capture_logs() as logs:
+        await scene.one_pass(limits=limits, clock=clock, watch=Watch(due=due.append))
+    assert due == [66]
+    (progress,) = [line for line in logs if line["event"] == "pass.progress"]
+    assert (progress["done"], progress["due"], progress["shared"]) == (61, 66, 61)
+    assert (progress["per_second"], progress["minutes_left"]) == (1.0, 0.1)
 
 
 async def test_the_log_warns_of_what_nobody_knows_or_nobody_got_and_not_of_refusals(scene: Scene) -> None:
