@@ -160,6 +160,20 @@ async def test_a_fault_of_the_server_that_lasts_ends_the_pass_in_one_line(scene:
 
 
 @postgresql_only
+async def test_a_pass_that_gives_up_waits_for_the_requests_in_flight_and_logs_their_answers_too(scene: Scene) -> None:
+    await fill(scene)
+    scene.account.add_fault(Fault(path="share", chat_id=IDS[1], delay_seconds=0.3, status=403, code=2024))
+    raise_at(scene.engine, "record", "53100")
+    with capture_logs() as logs:
+        result = await scene.one_pass(limits=Limits(per_second=0, concurrency=2))
+    assert result.status is RunStatus.FAILED
+    unrecorded = [(line["chat_id"], line["outcome"]) for line in logs if line["event"] == "share.unrecorded"]
+    assert unrecorded == [(IDS[0], "shared"), (IDS[1], "rejected")]
+    no_longer(scene.engine)
+    await come_round(scene)
+
+
+@postgresql_only
 @pytest.mark.parametrize("state", [*PASSING, *LASTING])
 async def test_a_run_that_cannot_be_written_down_is_not_begun(scene: Scene, state: str) -> None:
     await fill(scene)
