@@ -800,6 +800,48 @@ async def test_the_handle_of_a_direct_chat_is_the_other_side(
     assert [chat[2] for chat in await list_chats(clock, {"id": "chat"} | told)] == [handle]
 
 
+async def test_the_direct_chat_with_a_person_is_neither_a_group_nor_another_lines_nor_somebody_elses(
+    linq: Linq, account: Account
+) -> None:
+    ann, bob = "+15550200001", "+15550200002"
+    account.put_card(OTHER_LINE, first_name="Acme", last_name="Sales")
+    account.put_chat(Chat(id="a group", from_number=LINE, is_group=True, recipients=(ann, bob)))
+    account.put_chat(Chat(id="of the other line", from_number=OTHER_LINE, recipients=(ann,)))
+    account.put_chat(Chat(id="with bob", from_number=LINE, recipients=(bob,)))
+    assert await linq.find_direct_chat(LINE, ann) is None
+    account.put_chat(Chat(id="with ann", from_number=LINE, recipients=(ann,)))
+    found = await linq.find_direct_chat(LINE, ann)
+    assert found is not None
+    assert found.id == "with ann"
+
+
+async def test_a_chat_that_linq_finds_and_does_not_describe_is_not_taken_for_missing(clock: HandClock) -> None:
+    async with answering(clock, answer(200, {})) as (linq, _server):
+        with pytest.raises(PerhapsDone, match="holds no chat"):
+            await linq.find_chat("chat")
+
+
+async def test_another_lines_card_in_the_answer_is_not_taken_for_the_one_asked_for(clock: HandClock) -> None:
+    others = {"contact_cards": [{"first_name": "Nobody"}, {"phone_number": OTHER_LINE, "is_active": True}]}
+    async with answering(clock, answer(200, others)) as (linq, _server):
+        assert await linq.find_card(LINE) is None
+
+
+async def test_a_subscription_for_all_lines_names_none(clock: HandClock) -> None:
+    made = answer(201, {"id": "s", "signing_secret": "whsec_planted"})
+    async with answering(clock, made) as (linq, server):
+        await linq.subscribe("https://example.com/hook", ["message.sent"])
+    assert b"phone_numbers" not in server.received
+
+
+async def test_an_image_is_removed_only_where_that_is_asked_for(clock: HandClock) -> None:
+    async with answering(clock, answer(200, {"phone_number": LINE})) as (linq, server):
+        await linq.update_card(LINE, first_name="Acme", removes_image=True)
+        await linq.update_card(LINE, first_name="Acme")
+    assert server.received.count(b'"first_name"') == 2
+    assert server.received.count(b'"image_url": null') == 1
+
+
 async def test_a_chat_is_found_by_its_id_or_is_not_there(linq: Linq, account: Account) -> None:
     found = await linq.find_chat("chat")
     assert found is not None
