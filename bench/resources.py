@@ -69,12 +69,15 @@ def idle_serve(stage: Stage, kind: Kind) -> Served:
 
 
 def serve_at_default_rate(stage: Stage, kind: Kind) -> Served:
-    """A `serve` in the middle of a pass, at the default limits and an API of 50 ms."""
-    with (
-        machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url,
-        stage.chats(kind, 10_000, due=10_000) as url,
-    ):
-        return _served(stage, ["serve", "--now"], settings(base_url, url, **DEFAULT_RATE))
+    """A `serve` in the middle of a pass, at the default limits and an API of 50 ms: the median of its rounds' CPU."""
+    rounds = []
+    for _ in range(1 if stage.quick else 3):
+        with (
+            machine.fake_api(stage.server_core, latency=0.050, jitter=0.020) as base_url,
+            stage.chats(kind, 10_000, due=10_000) as url,
+        ):
+            rounds.append(_served(stage, ["serve", "--now"], settings(base_url, url, **DEFAULT_RATE)))
+    return sorted(rounds, key=lambda served: served.cpu_percent)[len(rounds) // 2]
 
 
 def _served(stage: Stage, words: list[str], environment: dict[str, str]) -> Served:
