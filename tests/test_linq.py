@@ -822,7 +822,7 @@ async def test_a_chat_that_linq_finds_and_does_not_describe_is_not_taken_for_mis
 
 
 async def test_another_lines_card_in_the_answer_is_not_taken_for_the_one_asked_for(clock: HandClock) -> None:
-    others = {"contact_cards": [{"first_name": "Nobody"}, {"phone_number": OTHER_LINE, "is_active": True}]}
+    others = {"contact_cards": [{"phone_number": OTHER_LINE, "is_active": True}, {"first_name": "Nobody"}]}
     async with answering(clock, answer(200, others)) as (linq, _server):
         assert await linq.find_card(LINE) is None
 
