@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from tests.conftest import HandClock
+from tests.databases import sqlite_only
 from tests.past import Past
 from tests.scene import Scene, until
 from worker.outcomes import PassResult, RunStatus, Tally
@@ -47,6 +48,7 @@ def freeze_at(scene: Scene, *claims: int) -> Callable[[int], None]:
     return act
 
 
+@sqlite_only
 async def test_two_refusals_are_a_completed_pass(scene: Scene) -> None:
     await scene.add_chats(["a", "b"])
     scene.account.add_fault(Fault(path="share", status=403, code=2024))
@@ -54,6 +56,7 @@ async def test_two_refusals_are_a_completed_pass(scene: Scene) -> None:
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
 
 
+@sqlite_only
 async def test_lost_answers_and_refusals_together_are_no_success(scene: Scene) -> None:
     await scene.add_chats(["a", "b", "c"])
     scene.account.add_fault(Fault(path="share", chat_id="a", status=403, code=2024))
@@ -65,6 +68,7 @@ async def test_lost_answers_and_refusals_together_are_no_success(scene: Scene) -
     assert result.detail == f"not one of 3 shares went through: {said}"
 
 
+@sqlite_only
 async def test_one_share_among_refusals_is_a_completed_pass(scene: Scene) -> None:
     await scene.add_chats(["a", "b", "c", "d"])
     for chat_id in "abc":
@@ -74,6 +78,7 @@ async def test_one_share_among_refusals_is_a_completed_pass(scene: Scene) -> Non
     assert (counts(result)["shared"], counts(result)["rejected"]) == (1, 3)
 
 
+@sqlite_only
 async def test_a_pass_that_made_what_its_limit_allows_is_complete_though_told_to_stop(scene: Scene) -> None:
     await scene.add_chats(["a", "b"])
     scene.as_each_claim_commits(stop_at(scene, 1))
@@ -82,6 +87,7 @@ async def test_a_pass_that_made_what_its_limit_allows_is_complete_though_told_to
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
 
 
+@sqlite_only
 async def test_a_pass_that_was_told_to_stop_as_it_had_shared_with_everyone_is_complete(scene: Scene) -> None:
     await scene.add_chats(["a", "b"])
     scene.as_each_claim_commits(stop_at(scene, 2))
@@ -90,6 +96,7 @@ async def test_a_pass_that_was_told_to_stop_as_it_had_shared_with_everyone_is_co
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
 
 
+@sqlite_only
 async def test_a_pass_whose_limit_was_spent_on_a_request_that_never_left_is_not_complete(scene: Scene) -> None:
     await scene.add_chats(["a", "b"])
     scene.as_each_claim_commits(freeze_at(scene, 1))
@@ -98,6 +105,7 @@ async def test_a_pass_whose_limit_was_spent_on_a_request_that_never_left_is_not_
     assert (result.status, result.detail) == (RunStatus.STOPPED, f"2 chats stay due: {FROZEN}")
 
 
+@sqlite_only
 async def test_one_chat_that_stays_due_is_one(scene: Scene) -> None:
     await scene.add_chat("a")
     scene.as_each_claim_commits(freeze_at(scene, 1, 2, 3))
@@ -105,6 +113,7 @@ async def test_one_chat_that_stays_due_is_one(scene: Scene) -> None:
     assert (result.status, result.detail) == (RunStatus.STOPPED, f"1 chat stays due: {FROZEN}")
 
 
+@sqlite_only
 async def test_a_chat_whose_request_never_left_is_tried_three_times_seconds_apart(
     scene: Scene, clock: HandClock
 ) -> None:
@@ -160,6 +169,7 @@ async def test_what_another_worker_holds_does_not_matter_to_a_pass_that_met_its_
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
 
 
+@sqlite_only
 async def test_that_chats_stay_due_is_said_before_that_no_share_went_through(scene: Scene) -> None:
     await scene.add_chats(["a", "b", "c", "d"])
     scene.account.add_fault(Fault(path="share", status=403, code=2024))
@@ -169,6 +179,7 @@ async def test_that_chats_stay_due_is_said_before_that_no_share_went_through(sce
     assert result.detail == f"1 chat stays due: {FROZEN}"
 
 
+@sqlite_only
 async def test_that_it_was_told_to_stop_is_said_before_why_chats_stay_due(scene: Scene) -> None:
     await scene.add_chats(["a", "b", "c"])
     scene.as_each_claim_commits(freeze_at(scene, 1))
@@ -177,6 +188,7 @@ async def test_that_it_was_told_to_stop_is_said_before_why_chats_stay_due(scene:
     assert (result.status, result.detail) == (RunStatus.STOPPED, "it was told to stop")
 
 
+@sqlite_only
 async def test_a_chat_that_became_due_behind_the_walk_makes_no_stopped_pass(scene: Scene) -> None:
     """The next pass takes it; nothing went wrong."""
     await scene.add_chat("b")
@@ -189,6 +201,7 @@ async def test_a_chat_that_became_due_behind_the_walk_makes_no_stopped_pass(scen
     assert (result.status, result.detail) == (RunStatus.COMPLETED, None)
 
 
+@sqlite_only
 async def test_chats_are_counted_as_they_stood_when_the_pass_last_looked(scene: Scene) -> None:
     """Chat a is due half a minute after the pass began, and half a minute before it ended."""
     await scene.add_chats(["a", "b"])

@@ -146,6 +146,7 @@ async def test_no_more_calls_start_in_a_second_than_allowed(scene: Scene) -> Non
     assert all(later - first >= timedelta(seconds=1) for first, later in zip(times, times[10:], strict=False))
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("per_second", "seconds"),
     [
@@ -195,11 +196,13 @@ async def _transactions(scene: Scene, *, per_second: float) -> list[str]:
     return written
 
 
+@sqlite_only
 async def test_an_answer_is_recorded_with_the_next_claim_where_that_is_near(scene: Scene) -> None:
     written = await _transactions(scene, per_second=20)
     assert written == ["claim", *["record and claim"] * 3, "record"]
 
 
+@sqlite_only
 async def test_an_answer_does_not_wait_for_a_claim_that_is_far(scene: Scene) -> None:
     written = await _transactions(scene, per_second=1)
     assert written == ["claim", "record"] * 4
@@ -750,6 +753,7 @@ async def test_the_log_tells_each_call_once_and_before_the_pass_has_ended(scene:
     assert told[-1]["event"] == "pass.ended"
 
 
+@sqlite_only
 async def test_a_request_is_told_with_the_time_that_it_took(scene: Scene) -> None:
     await scene.add_chat("chat")
     scene.account.add_fault(Fault(path="share", delay_seconds=0.1))
@@ -765,6 +769,7 @@ async def test_a_request_is_told_with_the_time_that_it_took(scene: Scene) -> Non
     assert watched == [(Outcome.SHARED, 1.2346)]
 
 
+@sqlite_only
 async def test_a_long_pass_tells_once_a_minute_how_far_it_is(scene: Scene) -> None:
     await scene.add_chats(f"chat-{number:03}" for number in range(70))
     due: list[int] = []
@@ -778,6 +783,7 @@ async def test_a_long_pass_tells_once_a_minute_how_far_it_is(scene: Scene) -> No
     assert (progress["per_second"], progress["minutes_left"]) == (1.0, 0.1)
 
 
+@sqlite_only
 async def test_the_log_warns_of_what_nobody_knows_or_nobody_got_and_not_of_refusals(scene: Scene) -> None:
     await scene.add_chats(["lost", "refused", "shared", "unsent"])
     scene.account.add_fault(Fault(path="share", chat_id="lost", status=502))
@@ -789,6 +795,7 @@ async def test_the_log_warns_of_what_nobody_knows_or_nobody_got_and_not_of_refus
     assert levels == {"lost": "warning", "refused": "info", "shared": "info", "unsent": "warning"}
 
 
+@sqlite_only
 async def test_a_line_that_linq_refuses_is_logged_with_the_end_of_its_rest(scene: Scene) -> None:
     await scene.add_chat("chat")
     scene.account.add_fault(Fault(path="share", status=403, code=2027))
@@ -906,6 +913,7 @@ async def test_told_to_stop_it_finishes_and_records_what_is_in_flight_and_claims
     assert result.tally["shared"] + result.tally["left"] == 30
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("drain", "cut_after"), [(25, 20), (8, 4), (0, 0)], ids=["all but 5 s", "half of a short one", "none"]
 )
