@@ -5,9 +5,10 @@ in `wrong`; an exception would only become an answer to the worker.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import combinations
 
 from sqlalchemy import Engine, create_engine, select, update
 
@@ -22,8 +23,12 @@ NAME = "judge"
 OPEN = (Outcome.CLAIMED, Outcome.UNKNOWN)
 """What a claim is while its call is made; `unknown`, where a worker whose clock runs ahead has settled it already."""
 
+ANSWERED = (Outcome.SHARED, Outcome.REJECTED)
 NOT_SHARED = (Outcome.REJECTED, Outcome.UNSENT)
 FORCED = "forced"
+
+Key = tuple[str, date, int, str, datetime]
+"""What tells one claim from every other one, also from a later one in the same row."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Row:
         return self.reason == FORCED
 
     @property
-    def claim(self) -> tuple[str, date, int, str, datetime]:
-        """What tells one claim from every other one, also from a later one in the same row."""
+    def claim(self) -> Key:
+        """Its `Key`."""
         return self.chat_id, self.share_day, self.sequence, self.run_id, self.claimed_at
 
 
@@ -57,6 +62,8 @@ class Witnessed:
 
     entry: ShareEntry
     claim: Row
+    others: frozenset[Key] = frozenset()
+    """Claims of the chat that were open too, of a worker whose clock is a day apart: the call may have been theirs."""
 
     @property
     def call(self) -> ShareCall:
@@ -83,8 +90,8 @@ class Judge(Account):
         self.wrong: list[str] = []
         self.on_call: Callable[[int], None] = lambda _number: None
         """Told of each call that arrives, by its number, after it was judged."""
-        self._used: dict[tuple[str, date, int, str, datetime], int] = {}
-        self._buried: set[tuple[str, date, int, str, datetime]] = set()
+        self._used: dict[Key, int] = {}
+        self._buried: set[Key] = set()
 
     def log_share(self, chat_id: str) -> ShareEntry:
         """Log a call, and look for the claim that allows it."""
@@ -101,12 +108,27 @@ class Judge(Account):
                 self.wrong += [
                     f"{claim} called although there is {row}" for row in today if row.outcome not in NOT_SHARED
                 ]
-            self.witnessed.append(Witnessed(entry, claim))
-        else:
+            others = {row.claim for row in rows if row.outcome in OPEN} - {claim.claim} - self._buried
+            self.witnessed.append(Witnessed(entry, claim, frozenset(others)))
+        elif not self._was_mistaken(entry, rows):
             what = f"only claims of dead workers {claims}" if claims else f"no claim of its own among {rows}"
             self.wrong.append(f"call {number}, for {chat_id}, had {what}")
         self.on_call(number)
         return entry
+
+    def _was_mistaken(self, entry: ShareEntry, rows: list[Row]) -> bool:
+        """Whether an earlier call was given this one's claim, and its own was answered since; if so, exchange them."""
+        by_claim = {row.claim: row for row in rows}
+        for place, earlier in enumerate(self.witnessed):
+            theirs = [row for row in rows if row.claim in earlier.others and row.outcome in ANSWERED]
+            unused = [row for row in theirs if row.claim not in self._used]
+            mine = by_claim.get(earlier.claim.claim)
+            if unused and mine is not None and mine.outcome in OPEN:
+                self._used[unused[0].claim], self._used[mine.claim] = earlier.entry.number + 1, entry.number + 1
+                self.witnessed[place] = Witnessed(earlier.entry, unused[0])
+                self.witnessed.append(Witnessed(entry, earlier.claim))
+                return True
+        return False
 
     def rows(self, chat_id: str | None = None) -> list[Row]:
         """The ledger as it is committed now."""
@@ -147,7 +169,7 @@ class Judge(Account):
         rows = {row.claim: row for row in self.rows()}
         found = list(self.wrong)
         found += self._repeated()
-        for witnessed in self.witnessed:
+        for witnessed in self._told_apart(rows):
             row = rows.get(witnessed.claim.claim)
             if row is None:
                 found.append(f"{witnessed.call} was made by {witnessed.claim}, of which the ledger knows nothing more")
@@ -159,6 +181,18 @@ class Judge(Account):
             if row.outcome in {Outcome.SHARED, Outcome.REJECTED} and row.claim not in self._used
         ]
         return found
+
+    def _told_apart(self, rows: Mapping[Key, Row]) -> list[Witnessed]:
+        """Each call with its claim. Two that were open at once are exchanged where that is what the ledger says."""
+        told = list(self.witnessed)
+        doubtful = [place for place, each in enumerate(told) if each.others]
+        for one, other in combinations(doubtful, 2):
+            first, second = told[one], told[other]
+            if first.claim.claim in second.others and second.claim.claim in first.others:
+                mine, theirs = rows.get(first.claim.claim), rows.get(second.claim.claim)
+                if mine and theirs and not _said_otherwise(theirs, first.call) + _said_otherwise(mine, second.call):
+                    told[one], told[other] = replace(first, claim=theirs), replace(second, claim=mine)
+        return told
 
     def _repeated(self) -> list[str]:
         """Calls per chat and share day: one, and one more for each rerun that somebody asked for."""

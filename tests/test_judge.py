@@ -1,7 +1,7 @@
 """The judge of the crash tests sees what it is there to see."""
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import httpx
 import pytest
@@ -53,6 +53,47 @@ async def test_a_call_with_a_claim_that_is_recorded_is_in_order(judge: Judge, li
     await call(linq)
     become(judge, "shared", 202)
     assert judge.disagreements() == []
+
+
+ANOTHER_DAY: dict[str, str | int | date | datetime | None] = {
+    "share_day": date(2026, 3, 9),
+    "run_id": "a day behind",
+    "claimed_at": START - timedelta(days=1),
+}
+"""The claim of a worker whose clock is wrong by more than SHARE_MIN_HOURS, made at the same moment."""
+
+
+def record(judge: Judge, run_id: str, outcome: str, status: int) -> None:
+    with judge.ledger.connect() as connection:
+        row = update(share_attempts).where(share_attempts.c.run_id == run_id)
+        connection.execute(row.values(outcome=outcome, http_status=status))
+
+
+@pytest.mark.parametrize("first", ["run", "a day behind"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["both open", "one answered"])
+async def test_two_claims_that_are_open_at_once_are_told_apart_by_their_answers(
+    judge: Judge, linq: httpx.AsyncClient, first: str, at_once: bool
+) -> None:
+    write(judge, "claimed")
+    write(judge, "claimed", **ANOTHER_DAY)
+    await call(linq)  # is answered 202, and the second one 429
+    if not at_once:
+        record(judge, first, "shared", 202)
+    await call(linq)
+    record(judge, first, "shared", 202)
+    record(judge, ({"run", "a day behind"} - {first}).pop(), "rejected", 429)
+    assert judge.disagreements() == []
+
+
+async def test_a_call_beside_a_claim_that_was_never_used_is_still_seen(judge: Judge, linq: httpx.AsyncClient) -> None:
+    write(judge, "claimed")
+    write(judge, "claimed", **ANOTHER_DAY)
+    await call(linq)
+    record(judge, "run", "shared", 202)
+    record(judge, "a day behind", "unsent", 0)
+    await call(linq)
+    (found,) = judge.disagreements()
+    assert "no claim of its own" in found
 
 
 async def test_a_call_without_a_claim_is_seen(judge: Judge, linq: httpx.AsyncClient) -> None:
