@@ -88,7 +88,9 @@ def test_after_the_wait_that_it_names_a_call_may_start(per_second: float, start:
     for step in steps:
         now += step
         pace.take(pace.free(now) or 0, now)
-        assert pace.free(now + pace.wait(now) + A_HAIR) != 0
+        wait = pace.wait(now)
+        assert wait > 0 or pace.free(now) != 0  # what was late is made up for at once
+        assert pace.free(now + wait + A_HAIR) != 0
 
 
 @given(per_second=st.floats(0.1, 100), start=st.floats(0, 1e6))

@@ -196,13 +196,11 @@ async def _transactions(scene: Scene, *, per_second: float) -> list[str]:
     return written
 
 
-@sqlite_only
 async def test_an_answer_is_recorded_with_the_next_claim_where_that_is_near(scene: Scene) -> None:
     written = await _transactions(scene, per_second=20)
     assert written == ["claim", *["record and claim"] * 3, "record"]
 
 
-@sqlite_only
 async def test_an_answer_does_not_wait_for_a_claim_that_is_far(scene: Scene) -> None:
     written = await _transactions(scene, per_second=1)
     assert written == ["claim", "record"] * 4
@@ -913,7 +911,6 @@ async def test_told_to_stop_it_finishes_and_records_what_is_in_flight_and_claims
     assert result.tally["shared"] + result.tally["left"] == 30
 
 
-@sqlite_only
 @pytest.mark.parametrize(
     ("drain", "cut_after"), [(25, 20), (8, 4), (0, 0)], ids=["all but 5 s", "half of a short one", "none"]
 )

@@ -313,7 +313,7 @@ class ShareLoop:
         return bool(self._finished or self._unconfirmed)
 
     def _claim_is_near(self) -> bool:
-        """True if only the pace holds up the next claim, and not for long."""
+        """True if the pace allows the next claim in a moment: its transaction can take the answers along."""
         wait = self._pace.wait(self._clock.monotonic())
         return 0 < wait <= NEAR_SECONDS and not self._walk.at_end and not self._is_over()
 
